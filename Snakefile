@@ -1,0 +1,52 @@
+# Instruction backtranslation (Li et al. 2023, arXiv 2308.06259).
+#
+# Where things lie: resources/<model>/ holds base models, shared by runs; results/<name>/ holds one
+# run, a folder per stage: seed, corpus, backward, augment, curation, forward, evaluation, report.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+
+
+pathvars:
+    results=f"results/{config['name']}",
+    logs=f"results/{config['name']}/logs",
+    benchmarks=f"results/{config['name']}/benchmarks",
+    model=f"resources/models/{model_key(config['model'])}",
+
+
+scattergather:
+    shard=config["generation"]["shards"],
+
+
+include: "rules/data.smk"
+include: "rules/backward.smk"
+include: "rules/augment.smk"
+include: "rules/curate.smk"
+include: "rules/forward.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/curation/curated.jsonl",
+        "<results>/forward/model/model.safetensors",
+        "<results>/evaluation/heldout.tsv",
+        "<results>/report/funnel.tsv",
+    message:
+        "Done: curated set, forward model and report tables are in results/{config[name]}"
+
+
+# Named targets, for going only part of the way.
+rule curated:
+    input:
+        "<results>/curation/curated.jsonl",
+    message:
+        "The curated set is ready"

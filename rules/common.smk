@@ -1,0 +1,84 @@
+# Everything that is Python and not a rule: checking the configuration, and what rules take as input.
+import ast
+import re
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from backtranslation import settings, sources
+from backtranslation.records import fingerprint
+
+
+def check_config():
+    """Refuse a wrong configuration before any job starts, in plain sentences."""
+    schema = yaml.safe_load(Path(workflow.source_path("../config/schema.yaml")).read_text())
+    try:
+        settings.validate(config, schema)
+        for key, roles in (
+            ("seed", sources.SEED_ROLES),
+            ("corpus", sources.CORPUS_ROLES),
+        ):
+            for source in config[key]["sources"]:
+                sources.check(source, roles)
+        if not Path(config["judge"]["rubric"]).is_file():
+            raise settings.SettingsError(f"judge.rubric: {config['judge']['rubric']}: no such file")
+        low, high = config["corpus"]["token_quantiles"]
+        if low >= high:
+            raise settings.SettingsError(f"corpus.token_quantiles: {low} is not below {high}")
+        if "{response}" not in config["backward"]["prompt"]:
+            raise settings.SettingsError("backward.prompt: the text lacks {response}")
+    except ValueError as error:
+        raise WorkflowError(str(error)) from None
+
+
+check_config()
+
+
+def library(*modules):
+    """Source files of library modules and of all they import, as inputs.
+
+    Snakemake sees edits to a rule's script but not to modules it imports; named as inputs, an edit
+    reruns the rules that use the module and no others.
+    """
+    found, waiting = {}, list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found[module] = workflow.source_path(f"../scripts/backtranslation/{module}.py")
+        for node in ast.walk(ast.parse(Path(found[module]).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
+                waiting += [name.name for name in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backtranslation."):
+                waiting.append(node.module.removeprefix("backtranslation."))
+    return sorted(found.values())
+
+
+def source_files(key):
+    """The files that the seed or the corpus is read from, so that new data reruns what it should."""
+    return [
+        str(path)
+        for source in config[key]["sources"]
+        if "path" in source
+        for path in sources.files_of(source)
+    ]
+
+
+def model_key(model):
+    """Folder name of a base model: readable, and different for whatever makes the weights differ."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model["name"]).name).strip("-")
+    return f"{readable}-{fingerprint(model)[:8]}"
+
+
+def training_settings(stage):
+    """What shapes a training run: the shared settings with the stage's number of epochs."""
+    return {**config["training"], **config["precision"], "epochs": config[stage]["epochs"]}
+
+
+def model_memory(wildcards, attempt):
+    """Memory of a job that holds the model, more with each attempt."""
+    return 6000 * attempt

@@ -1,0 +1,59 @@
+# Self-curation: the judge rates each candidate, and the best are kept.
+
+
+rule rate_candidates:
+    input:
+        candidates="<results>/augment/candidates.parquet",
+        rubric=config["judge"]["rubric"],
+        manifest="<model>/manifest.json",
+        code=library("judge"),
+    output:
+        rated=ensure("<results>/curation/shards/{scatteritem}.parquet", non_empty=True),
+    log:
+        "<logs>/rate_candidates/{scatteritem}.log",
+    benchmark:
+        "<benchmarks>/rate_candidates/{scatteritem}.jsonl"
+    conda:
+        "../envs/model.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="12h",
+    params:
+        precision=config["precision"],
+        template=config["model"]["template"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        work="<results>/.work",
+    message:
+        "Rating candidates, shard {wildcards.scatteritem}"
+    script:
+        "../scripts/rate_candidates.py"
+
+
+rule filter_candidates:
+    input:
+        shards=gather.shard("<results>/curation/shards/{scatteritem}.parquet"),
+        candidates="<results>/augment/candidates.parquet",
+        code=library("judge"),
+    output:
+        rated=ensure("<results>/curation/rated.parquet", non_empty=True),
+        curated=ensure("<results>/curation/curated.parquet", non_empty=True),
+        jsonl="<results>/curation/curated.jsonl",
+        dropped="<results>/curation/dropped.parquet",
+    log:
+        "<logs>/filter_candidates.log",
+    benchmark:
+        "<benchmarks>/filter_candidates.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="1h",
+    params:
+        keep=config["curation"]["keep"],
+    message:
+        "Keeping the best candidates by {params.keep[signal]}"
+    script:
+        "../scripts/filter_candidates.py"

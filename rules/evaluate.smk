@@ -1,0 +1,36 @@
+# Did training help? Loss on pairs that no model was trained on.
+
+
+rule evaluate:
+    input:
+        backward_examples="<results>/backward/heldout_examples.parquet",
+        backward_adapter="<results>/backward/adapter/adapter_model.safetensors",
+        forward_examples="<results>/forward/heldout_examples.parquet",
+        forward_model="<results>/forward/model/model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("evaluation", "engines"),
+    output:
+        table=ensure("<results>/evaluation/heldout.tsv", non_empty=True),
+        pairs="<results>/evaluation/pairs.tsv",
+        answers="<results>/evaluation/answers.jsonl",
+    log:
+        "<logs>/evaluate.log",
+    benchmark:
+        "<benchmarks>/evaluate.jsonl"
+    conda:
+        "../envs/model.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="6h",
+    params:
+        precision=config["precision"],
+        template=config["model"]["template"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        random_seed=config["random_seed"],
+        answers=config["report"]["examples"],
+    message:
+        "Measuring the models on held-out pairs"
+    script:
+        "../scripts/evaluate.py"

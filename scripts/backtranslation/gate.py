@@ -1,0 +1,82 @@
+"""Deterministic checks of a generated instruction, each with a reason code."""
+
+import re
+
+from backtranslation.records import Row, drop
+
+_END = re.compile(r"[.?!…。？！][\"'”’»)\]*`]*$")
+_REFUSAL = re.compile(
+    r"\b(i['’]?m sorry|i am sorry|i apologi[sz]e|i (can(no|['’])t|am unable|['’]m unable)|as an ai\b|as a language model)",
+    re.IGNORECASE,
+)
+_META = re.compile(
+    r"^(here (is|are)|sure\b|certainly\b|of course\b|the (following )?(instruction|prompt|question|text|user)\b.{0,40}\b(is|asks|above|below|answers)\b"
+    r"|(instruction|prompt|question|answer|text|output)s?\s*:)"
+    r"|\b(write|generate|create|provide|give|come up with)\b.{0,30}\b(an?|the) (instruction|prompt)\b"
+    r"|\b(instruction|prompt|question)s?\b.{0,30}\b(above|below|following) text\b",
+    re.IGNORECASE,
+)
+
+REASONS = {
+    "empty": "nothing was generated",
+    "cut_off": "the token limit was reached before the instruction ended",
+    "no_terminal_punctuation": "does not end like a sentence",
+    "echo": "copies the response instead of asking for it",
+    "refusal": "refuses or apologises",
+    "meta_instruction": "talks about writing an instruction",
+    "duplicate": "the same instruction as an earlier candidate",
+}
+"""Reason codes and what they mean, in the order in which they are checked."""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) -> bool:
+    """Whether most word 5-grams of the instruction stand in the response word for word.
+
+    An instruction of fewer than 8 words is never an echo: it may well name a phrase of the response.
+    """
+    words, others = _words(instruction), _words(response)
+    if len(words) < 8:
+        return False
+    grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+    known = {tuple(others[i : i + size]) for i in range(len(others) - size + 1)}
+    return sum(gram in known for gram in grams) >= share * len(grams)
+
+
+def reason(candidate: Row) -> str | None:
+    """The first reason code that speaks against a candidate, `duplicate` apart; None when it passes."""
+    instruction = candidate["instruction"].strip()
+    if not instruction:
+        return "empty"
+    if candidate["finish_reason"] == "length":
+        return "cut_off"
+    if not _END.search(instruction):
+        return "no_terminal_punctuation"
+    if is_echo(instruction, candidate["text"]):
+        return "echo"
+    if _REFUSAL.search(instruction):
+        return "refusal"
+    if _META.search(instruction):
+        return "meta_instruction"
+    return None
+
+
+def gate(candidates: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Split candidates into (kept, dropped); of equal instructions the first one by id is kept."""
+    verdicts: dict[str, tuple[str, str]] = {}
+    seen: dict[str, str] = {}
+    for row in sorted(candidates, key=lambda row: row["id"]):
+        found = reason(row)
+        key = " ".join(_words(row["instruction"]))
+        if found:
+            verdicts[row["id"]] = (found, REASONS[found])
+        elif key in seen:
+            verdicts[row["id"]] = ("duplicate", f"same instruction as {seen[key]}")
+        else:
+            seen[key] = row["id"]
+    kept = [row for row in candidates if row["id"] not in verdicts]
+    dropped = [drop(row, "gate", *verdicts[row["id"]]) for row in candidates if row["id"] in verdicts]
+    return kept, dropped

@@ -1,0 +1,63 @@
+"""What every job writes to its log: time, progress with rate and time left, and plain sentences on bad input."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+logger = logging.getLogger("backtranslation")
+
+
+@contextmanager
+def job(log: str | Path) -> Iterator[None]:
+    """Send all output of this process to `log`; end with status 1 and one sentence on bad input.
+
+    ValueErrors are the library's way to speak to the user: the sentence goes to the log and the
+    terminal. Anything else is a fault of ours and keeps its traceback, in the log.
+    """
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.fdopen(os.dup(2), "w")
+    with open(log, "w", encoding="utf-8") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logger.setLevel(logging.INFO)
+    started = time.monotonic()
+    try:
+        yield
+    except ValueError as error:
+        logger.exception("ERROR: %s", error)
+        print(f"ERROR: {error}", file=terminal, flush=True)
+        raise SystemExit(1) from error
+    logger.info("done in %.1f s", time.monotonic() - started)
+
+
+class Progress:
+    """Logs rows done, rate and time left, at most every `every` seconds."""
+
+    def __init__(self, what: str, total: int, every: float = 5.0):
+        self.what, self.total, self.every = what, total, every
+        self.done = self.fresh = self.tokens = 0
+        self.started = self.last = time.monotonic()
+
+    def skip(self, rows: int) -> None:
+        """Count rows that an earlier, interrupted run finished."""
+        self.done += rows
+
+    def add(self, rows: int, tokens: int = 0) -> None:
+        self.done += rows
+        self.fresh += rows
+        self.tokens += tokens
+        now = time.monotonic()
+        if now - self.last < self.every and self.done < self.total:
+            return
+        self.last = now
+        seconds = max(now - self.started, 1e-9)
+        left = (self.total - self.done) * seconds / max(self.fresh, 1)
+        rate = f"{self.fresh / seconds:.2f} rows/s" + (f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else "")
+        logger.info("%s: %d of %d, %s, %.0f s left", self.what, self.done, self.total, rate, left)

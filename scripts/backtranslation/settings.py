@@ -1,0 +1,46 @@
+"""Checking a configuration against its schema, with messages for people."""
+
+from typing import Any
+
+import jsonschema
+from jsonschema.exceptions import best_match
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong; the message names the key and what was expected."""
+
+
+def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for key, inner in schema.get("properties", {}).items():
+            if "default" in inner:
+                value.setdefault(key, inner["default"])
+            if key in value:
+                _fill_defaults(value[key], inner)
+    elif isinstance(value, list):
+        for item in value:
+            _fill_defaults(item, schema.get("items", {}))
+
+
+def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Check `config` and fill the schema's defaults in place.
+
+    Raises SettingsError with one sentence per mistake.
+    """
+    _fill_defaults(config, schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    problems = [_sentence(error) for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path)))]
+    if problems:
+        raise SettingsError("The configuration cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:
+    if error.context:
+        error = best_match([error]) or error
+    key = ".".join(str(step) for step in error.absolute_path) or "the configuration"
+    expected = error.schema.get("description", "").split("\n")[0].rstrip(".") if isinstance(error.schema, dict) else ""
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema["properties"])
+        unknown = sorted(set(error.instance) - set(allowed))
+        return f"{key}: unknown key {', '.join(map(repr, unknown))}; expected one of {', '.join(allowed)}"
+    return f"{key}: {error.message}" + (f"; expected: {expected}" if expected else "")

@@ -1,0 +1,124 @@
+"""The one template: token ids of every prompt, for training, generation, judging and export."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# The format of the Llama-2 chat models: the system text stands inside the first user turn.
+LLAMA2 = (
+    "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{% set ns.system = '<<SYS>>\n' + message['content'] + '\n<</SYS>>\n\n' %}"
+    "{% elif message['role'] == 'user' %}[INST] {{ ns.system + message['content'] }} [/INST]{% set ns.system = '' %}"
+    "{% else %} {{ message['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
+)
+NAMED = {"chatml": CHATML, "llama2": LLAMA2}
+
+_MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+_PROBE = "PROBE-7f3a"
+
+
+class TemplateError(ValueError):
+    """The tokenizer cannot format prompts; the message says what to set."""
+
+
+def fill(text: str, **values: str) -> str:
+    """Replace each `{name}` in one pass, so that a value that contains `{other}` stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example: the prompt, and the completion with its end-of-turn token."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+class Template:
+    """Formats chat turns of one tokenizer.
+
+    `name` is `auto` (the tokenizer's own chat template), `chatml` or `llama2`. Training examples
+    are `prompt` followed by `completion`, so the prefix a model sees in training is the prompt it
+    sees later, token for token. Text from outside cannot end a turn: special tokens inside it are
+    broken up by a space (see `neutral`).
+
+    Raises TemplateError when the tokenizer has no chat template, or no token that ends a turn.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str = "auto"):
+        self.tokenizer = tokenizer
+        if name == "auto" and not tokenizer.chat_template:
+            raise TemplateError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template; set model.template to "
+                f"{' or '.join(NAMED)}"
+            )
+        self.jinja: str = NAMED.get(name) or tokenizer.chat_template
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # Longest first, so that a token which contains another one is found whole.
+        ordered = sorted({*tokenizer.all_special_tokens, *added, *_MARKERS}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, ordered)))
+        # Some tokenizers put a BOS in front by themselves; the template may have written it already.
+        empty = tokenizer("", add_special_tokens=True)["input_ids"]
+        self._adds_bos = tokenizer.bos_token_id is not None and empty[:1] == [tokenizer.bos_token_id]
+        self._system_role = self._has_system_role()
+        self.stop_id = self._find_stop()
+
+    def _render(self, messages: list[dict[str, str]], **options: Any) -> str:
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, chat_template=self.jinja, **options)
+
+    def _has_system_role(self) -> bool:
+        from jinja2 import TemplateError as JinjaError
+
+        messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "x"}]
+        try:
+            return _PROBE in self._render(messages, add_generation_prompt=True)
+        except JinjaError:
+            return False
+
+    def _find_stop(self) -> int:
+        """The token that ends an assistant turn: the first special one that the template writes after it."""
+        turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+        after = self._render(turn).partition(_PROBE)[2]
+        for token in self.tokenizer(after, add_special_tokens=False)["input_ids"]:
+            if token in self.tokenizer.added_tokens_decoder:
+                return token
+        if self.tokenizer.eos_token_id is None:
+            raise TemplateError(f"{self.tokenizer.name_or_path}: the tokenizer has no token that ends a turn")
+        return self.tokenizer.eos_token_id
+
+    def neutral(self, text: str) -> str:
+        """`text` without anything the tokenizer or template would read as structure: `<|im_end|>` -> `< |im_end|>`."""
+        # Repeated, since breaking one token up may not leave another one behind.
+        while (broken := self._special.sub(lambda match: match[0][0] + " " + match[0][1:], text)) != text:
+            text = broken
+        return text.strip()
+
+    def text(self, user: str, system: str | None = None) -> str:
+        """The prompt as text, up to where the assistant begins."""
+        user = self.neutral(user)
+        messages = [{"role": "user", "content": user}]
+        if system and self._system_role:
+            messages.insert(0, {"role": "system", "content": self.neutral(system)})
+        elif system:
+            messages[0]["content"] = f"{self.neutral(system)}\n\n{user}"
+        return self._render(messages, add_generation_prompt=True)
+
+    def prompt(self, user: str, system: str | None = None, forced: str = "") -> list[int]:
+        """Token ids of the prompt; `forced` is text the assistant's answer must begin with."""
+        ids = self.tokenizer(self.text(user, system) + forced, add_special_tokens=False)["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return [bos, *ids] if self._adds_bos and ids[:1] != [bos] else ids
+
+    def completion(self, text: str) -> list[int]:
+        """Token ids of an answer, the token that ends the turn included."""
+        return [*self.tokenizer(self.neutral(text), add_special_tokens=False)["input_ids"], self.stop_id]
+
+    def example(self, user: str, completion: str, system: str | None = None) -> Encoded:
+        return Encoded(self.prompt(user, system), self.completion(completion))

@@ -1,0 +1,6 @@
+from pathlib import Path
+
+from backtranslation import logs, models
+
+with logs.job(snakemake.log[0]):
+    models.fetch(snakemake.params.model, Path(snakemake.output.manifest))

@@ -1,0 +1,14 @@
+import shutil
+import tempfile
+from pathlib import Path
+
+from backtranslation import logs, models
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    base, target = models.folder_of(snakemake.input.manifest), Path(snakemake.output[0]).parent
+    jinja = Template(models.load_tokenizer(base), snakemake.params.template).jinja
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        models.merge(base, Path(snakemake.input.adapter).parent, jinja, Path(scratch))
+        for path in Path(scratch).iterdir():
+            shutil.move(path, target / path.name)

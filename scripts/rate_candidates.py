@@ -1,0 +1,34 @@
+from pathlib import Path
+
+from backtranslation import engines, judge, logs, models, records
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    params = snakemake.params
+    shard, shards = map(int, snakemake.wildcards.scatteritem.split("-of-"))
+    candidates = records.read(snakemake.input.candidates)[shard - 1 :: shards]
+    rubric = Path(snakemake.input.rubric).read_text(encoding="utf-8")
+    base = models.folder_of(snakemake.input.manifest)
+    template = Template(models.load_tokenizer(base), params.template)
+    work = records.WorkFile(
+        params.work,
+        [
+            "ratings",
+            models.identity(snakemake.input.manifest),
+            params.precision,
+            params.batch_tokens,
+            rubric,
+            template.jinja,
+            [[row["id"], row["instruction"]] for row in candidates],
+        ],
+    )
+    rated = judge.rate(
+        candidates,
+        lambda: engines.TransformersEngine(base, template.stop_id, batch_tokens=params.batch_tokens, **params.precision),
+        template,
+        rubric,
+        params.batch_tokens,
+        work,
+    )
+    records.write(rated, records.RATED, snakemake.output.rated)
+    work.clear()

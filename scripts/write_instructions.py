@@ -1,0 +1,38 @@
+from pathlib import Path
+
+from backtranslation import augment, engines, logs, models, records
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    params = snakemake.params
+    shard, shards = map(int, snakemake.wildcards.scatteritem.split("-of-"))
+    segments = records.read(snakemake.input.sample)[shard - 1 :: shards]
+    base, adapter = models.folder_of(snakemake.input.manifest), Path(snakemake.input.adapter).parent
+    template = Template(models.load_tokenizer(base), params.template)
+    settings = params.generation
+    sampling = engines.Sampling(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
+    work = records.WorkFile(
+        params.work,
+        [
+            "instructions",
+            models.identity(snakemake.input.manifest, adapter),
+            params.precision,
+            params.prompt,
+            settings,
+            params.random_seed,
+            template.jinja,
+            [row["id"] for row in segments],
+        ],
+    )
+    candidates = augment.write_instructions(
+        segments,
+        lambda: engines.TransformersEngine(base, template.stop_id, adapter, **params.precision),
+        template,
+        params.prompt,
+        sampling,
+        settings["batch_tokens"],
+        params.random_seed,
+        work,
+    )
+    records.write(candidates, records.CANDIDATES, snakemake.output.candidates)
+    work.clear()
