@@ -22,7 +22,7 @@ rule write_instructions:
         runtime="12h",
     params:
         generation=config["generation"],
-        prompt=config["backward"]["prompt"],
+        backward=config["backward"],
         precision=config["precision"],
         template=config["model"]["template"],
         random_seed=config["random_seed"],

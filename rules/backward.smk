@@ -20,7 +20,7 @@ rule reverse_seed:
         mem_mb=2000,
         runtime="30m",
     params:
-        prompt=config["backward"]["prompt"],
+        backward=config["backward"],
     message:
         "Reversing the {wildcards.part} pairs"
     script:

@@ -39,20 +39,20 @@ check_config()
 
 
 def library(*modules):
-    """Source files of library modules and of all they import, as inputs.
+    """Files of the library and of all they import, as inputs.
 
     Snakemake sees edits to a rule's script but not to modules it imports; named as inputs, an edit
-    reruns the rules that use the module and no others.
+    reruns the rules that use it and no others.
     """
     found, waiting = {}, list(modules)
     while waiting:
-        module = waiting.pop()
-        if module in found:
+        name = waiting.pop()
+        if name in found:
             continue
-        found[module] = workflow.source_path(f"../scripts/backtranslation/{module}.py")
-        for node in ast.walk(ast.parse(Path(found[module]).read_text())):
+        found[name] = workflow.source_path(f"../scripts/backtranslation/{name}.py")
+        for node in ast.walk(ast.parse(Path(found[name]).read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
-                waiting += [name.name for name in node.names]
+                waiting += [imported.name for imported in node.names]
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backtranslation."):
                 waiting.append(node.module.removeprefix("backtranslation."))
     return sorted(found.values())
