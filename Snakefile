@@ -39,7 +39,8 @@ rule all:
         "<results>/curation/curated.jsonl",
         "<results>/forward/model/model.safetensors",
         "<results>/evaluation/heldout.tsv",
-        "<results>/report/funnel.tsv",
+        "<results>/report/scores.svg",
+        "<results>/report/examples.html",
     message:
         "Done: curated set, forward model and report tables are in results/{config[name]}"
 

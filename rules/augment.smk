@@ -8,7 +8,9 @@ rule write_instructions:
         manifest="<model>/manifest.json",
         code=library("augment"),
     output:
-        candidates=ensure("<results>/augment/shards/{scatteritem}.parquet", non_empty=True),
+        candidates=ensure(
+            "<results>/augment/shards/{scatteritem}.parquet", non_empty=True
+        ),
     log:
         "<logs>/write_instructions/{scatteritem}.log",
     benchmark:
@@ -26,7 +28,6 @@ rule write_instructions:
         precision=config["precision"],
         template=config["model"]["template"],
         random_seed=config["random_seed"],
-        work="<results>/.work",
     message:
         "Writing instructions, shard {wildcards.scatteritem}"
     script:

@@ -15,7 +15,9 @@ from backtranslation.records import fingerprint
 
 def check_config():
     """Refuse a wrong configuration before any job starts, in plain sentences."""
-    schema = yaml.safe_load(Path(workflow.source_path("../config/schema.yaml")).read_text())
+    schema = yaml.safe_load(
+        Path(workflow.source_path("../config/schema.yaml")).read_text()
+    )
     try:
         settings.validate(config, schema)
         for key, roles in (
@@ -25,10 +27,14 @@ def check_config():
             for source in config[key]["sources"]:
                 sources.check(source, roles)
         if not Path(config["judge"]["rubric"]).is_file():
-            raise settings.SettingsError(f"judge.rubric: {config['judge']['rubric']}: no such file")
+            raise settings.SettingsError(
+                f"judge.rubric: {config['judge']['rubric']}: no such file"
+            )
         low, high = config["corpus"]["token_quantiles"]
         if low >= high:
-            raise settings.SettingsError(f"corpus.token_quantiles: {low} is not below {high}")
+            raise settings.SettingsError(
+                f"corpus.token_quantiles: {low} is not below {high}"
+            )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
     except ValueError as error:
@@ -53,7 +59,9 @@ def library(*modules):
         for node in ast.walk(ast.parse(Path(found[name]).read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
                 waiting += [imported.name for imported in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backtranslation."):
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "backtranslation."
+            ):
                 waiting.append(node.module.removeprefix("backtranslation."))
     return sorted(found.values())
 
@@ -76,7 +84,11 @@ def model_key(model):
 
 def training_settings(stage):
     """What shapes a training run: the shared settings with the stage's number of epochs."""
-    return {**config["training"], **config["precision"], "epochs": config[stage]["epochs"]}
+    return {
+        **config["training"],
+        **config["precision"],
+        "epochs": config[stage]["epochs"],
+    }
 
 
 def model_memory(wildcards, attempt):

@@ -24,7 +24,6 @@ rule rate_candidates:
         precision=config["precision"],
         template=config["model"]["template"],
         batch_tokens=config["generation"]["batch_tokens"],
-        work="<results>/.work",
     message:
         "Rating candidates, shard {wildcards.scatteritem}"
     script:

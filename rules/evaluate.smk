@@ -10,7 +10,12 @@ rule evaluate:
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),
     output:
-        table=ensure("<results>/evaluation/heldout.tsv", non_empty=True),
+        table=report(
+            ensure("<results>/evaluation/heldout.tsv", non_empty=True),
+            caption="../config/captions/heldout.rst",
+            category="Did it help?",
+            labels={"shows": "loss on held-out pairs", "kind": "table"},
+        ),
         pairs="<results>/evaluation/pairs.tsv",
         answers="<results>/evaluation/answers.jsonl",
     log:

@@ -1,0 +1,140 @@
+# Tables, figures and examples for `snakemake --report`.
+
+
+rule report_funnel:
+    input:
+        train="<results>/seed/train.parquet",
+        heldout="<results>/seed/heldout.parquet",
+        seed_drops="<results>/seed/dropped.parquet",
+        segments="<results>/corpus/segments.parquet",
+        segment_drops="<results>/corpus/dropped.parquet",
+        sample="<results>/corpus/sample.parquet",
+        sample_drops="<results>/corpus/not_sampled.parquet",
+        candidates="<results>/augment/candidates.parquet",
+        gate_drops="<results>/augment/dropped.parquet",
+        rated="<results>/curation/rated.parquet",
+        curated="<results>/curation/curated.parquet",
+        curation_drops="<results>/curation/dropped.parquet",
+        backward_drops="<results>/backward/dropped.parquet",
+        forward_drops="<results>/forward/dropped.parquet",
+        code=library("funnel", "logs"),
+    output:
+        funnel=report(
+            "<results>/report/funnel.tsv",
+            caption="../config/captions/funnel.rst",
+            category="What was kept, and why?",
+            labels={"shows": "rows through every stage", "kind": "table"},
+        ),
+        reasons=report(
+            "<results>/report/reasons.tsv",
+            caption="../config/captions/reasons.rst",
+            category="What was kept, and why?",
+            labels={"shows": "reasons of dropped rows", "kind": "table"},
+        ),
+        signals=report(
+            "<results>/report/signals.tsv",
+            caption="../config/captions/signals.rst",
+            category="How were candidates rated?",
+            labels={"shows": "distribution of the signals", "kind": "table"},
+        ),
+    log:
+        "<logs>/report_funnel.log",
+    benchmark:
+        "<benchmarks>/report_funnel.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    message:
+        "Counting the rows through every stage"
+    script:
+        "../scripts/report_funnel.py"
+
+
+rule report_figures:
+    input:
+        funnel="<results>/report/funnel.tsv",
+        rated="<results>/curation/rated.parquet",
+        curated="<results>/curation/curated.parquet",
+        backward="<results>/backward/adapter/history.tsv",
+        forward="<results>/forward/adapter/history.tsv",
+        code=library("plots", "logs"),
+    output:
+        funnel=report(
+            "<results>/report/funnel.svg",
+            caption="../config/captions/funnel_figure.rst",
+            category="What was kept, and why?",
+            labels={"shows": "rows through every stage", "kind": "figure"},
+        ),
+        scores=report(
+            "<results>/report/scores.svg",
+            caption="../config/captions/scores.rst",
+            category="How were candidates rated?",
+            labels={"shows": "ratings and gains", "kind": "figure"},
+        ),
+        lengths=report(
+            "<results>/report/lengths.svg",
+            caption="../config/captions/lengths.rst",
+            category="How were candidates rated?",
+            labels={
+                "shows": "lengths of instructions and responses",
+                "kind": "figure",
+            },
+        ),
+        training=report(
+            "<results>/report/training.svg",
+            caption="../config/captions/training.rst",
+            category="Did it help?",
+            labels={"shows": "training curves", "kind": "figure"},
+        ),
+    log:
+        "<logs>/report_figures.log",
+    benchmark:
+        "<benchmarks>/report_figures.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        keep=config["curation"]["keep"],
+    message:
+        "Drawing the figures"
+    script:
+        "../scripts/report_figures.py"
+
+
+rule report_examples:
+    input:
+        rated="<results>/curation/rated.parquet",
+        curated="<results>/curation/curated.parquet",
+        gate_drops="<results>/augment/dropped.parquet",
+        answers="<results>/evaluation/answers.jsonl",
+        code=library("pages", "logs"),
+    output:
+        page=report(
+            "<results>/report/examples.html",
+            caption="../config/captions/examples.rst",
+            category="What does it look like?",
+            labels={"shows": "kept, dropped and answered", "kind": "examples"},
+        ),
+    log:
+        "<logs>/report_examples.log",
+    benchmark:
+        "<benchmarks>/report_examples.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        keep=config["curation"]["keep"],
+        report=config["report"],
+    message:
+        "Collecting examples"
+    script:
+        "../scripts/report_examples.py"

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pandas as pd
+
 from backtranslation import engines, evaluation, logs, models, records
 from backtranslation.templates import Template
 

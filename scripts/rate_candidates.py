@@ -11,7 +11,7 @@ with logs.job(snakemake.log[0]):
     base = models.folder_of(snakemake.input.manifest)
     template = Template(models.load_tokenizer(base), params.template)
     work = records.WorkFile(
-        params.work,
+        Path(snakemake.output[0]).parent / ".work",
         [
             "ratings",
             models.identity(snakemake.input.manifest),

@@ -12,7 +12,7 @@ with logs.job(snakemake.log[0]):
     settings = params.generation
     sampling = engines.Sampling(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
     work = records.WorkFile(
-        params.work,
+        Path(snakemake.output[0]).parent / ".work",
         [
             "instructions",
             models.identity(snakemake.input.manifest, adapter),

@@ -45,10 +45,10 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all prompts share, leaving each at least one of its own."""
-    shortest, longest = min(prompts), max(prompts)
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1
     count = 0
-    while count < limit and shortest[count] == longest[count]:
+    while count < limit and first[count] == last[count]:
         count += 1
     return count
 
@@ -65,11 +65,17 @@ class TransformersEngine:
         quantization: str = "none",
         batch_tokens: int = 8192,
     ):
+        models.keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
         self.model = models.load(folder, dtype, quantization, adapter)
         self.stop_id = stop_id
         self.batch_tokens = batch_tokens
         self.context: int = self.model.config.max_position_embeddings
+
+    def _check(self, lengths: Sequence[int]) -> None:
+        """Raises ValueError when a row does not fit the model's context; nothing is ever cut."""
+        if max(lengths) > self.context:
+            raise ValueError(f"a text takes {max(lengths)} tokens, the model reads at most {self.context}; leave it out")
 
     def _pad(self, rows: Sequence[Sequence[int]], before: int = 0):  # type: ignore[no-untyped-def]
         """Left-padded ids [n, longest], mask [n, before + longest] and positions of the ids [n, longest].
@@ -94,6 +100,7 @@ class TransformersEngine:
         import torch
         from transformers import GenerationConfig
 
+        self._check([len(prompt) + sampling.max_new_tokens for prompt in prompts])
         torch.manual_seed(seed)
         chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         config = GenerationConfig(
@@ -129,6 +136,7 @@ class TransformersEngine:
 
         import torch
 
+        self._check([len(prompt) for prompt in prompts])
         shared = shared_prefix(prompts)
         result = np.zeros((len(prompts), len(choices)))
         with torch.inference_mode():
@@ -161,6 +169,7 @@ class TransformersEngine:
 
         result = np.zeros(len(prompts))
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        self._check([len(row) for row in rows])
         with torch.inference_mode():
             for batch in batches([len(row) for row in rows], self.batch_tokens):
                 ids, mask, positions = self._pad([rows[i] for i in batch])

@@ -4,7 +4,8 @@ import re
 
 from backtranslation.records import Row, drop
 
-_END = re.compile(r"[.?!…。？！][\"'”’»)\]*`]*$")
+# A sentence's end, or that of a block of code.
+_END = re.compile(r"([.?!…。？！][\"'”’»)\]*`]*|```)$")
 _REFUSAL = re.compile(
     r"\b(i['’]?m sorry|i am sorry|i apologi[sz]e|i (can(no|['’])t|am unable|['’]m unable)|as an ai\b|as a language model)",
     re.IGNORECASE,

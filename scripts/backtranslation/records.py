@@ -106,6 +106,11 @@ def write_jsonl(rows: Iterable[Row], path: str | Path) -> None:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def read_jsonl(path: str | Path) -> list[Row]:
+    with open(path, encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
 def write(rows: list[Row], schema: pa.Schema, path: str | Path) -> None:
     """Write rows as parquet with exactly the columns of `schema`; other keys of a row are left out."""
     with atomic(path) as temporary:

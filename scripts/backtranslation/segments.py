@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import random
 import re
 import sysconfig
@@ -28,7 +29,7 @@ def _headers(text: str) -> list[tuple[int, str]]:
 
 def _split_at(text: str, offsets: list[int]) -> list[str]:
     bounds = [0, *offsets, len(text)]
-    pieces = [text[start:end].strip() for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [text[start:end].strip() for start, end in itertools.pairwise(bounds)]
     return [piece for piece in pieces if piece]
 
 

@@ -7,6 +7,7 @@ goes to the ledger.
 """
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ MAX_ROW_BYTES = 10_000_000
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", *TEXT_SUFFIXES)
 
-_GUANACO_TURN = re.compile(r"^### (Human|Assistant):[ \t]*", re.MULTILINE)
+# Turns follow each other without a line break: "### Human: Why?### Assistant: Because."
+_GUANACO_TURN = re.compile(r"### (Human|Assistant):[ \t]*")
 
 
 class SourceError(ValueError):
@@ -230,10 +232,9 @@ def _from_columns(record: Any, columns: dict[str, str]) -> Text | Problem:
     instruction = found.get("instruction")
     if instruction and found.get("input"):
         instruction = f"{instruction}\n\n{found['input']}"
-    for role, value in (("response", response), ("instruction", instruction)):
-        if value == "":
-            column = columns.get(role) or columns.get("text")
-            return Problem("empty_field", f"field {column!r} is empty")
+    for role, said in (("response", response), ("instruction", instruction)):
+        if said == "":
+            return Problem("empty_field", f"field {columns.get(role) or columns['text']!r} is empty")
     return Text(instruction, response)
 
 
@@ -256,7 +257,7 @@ def _from_guanaco(record: Any, columns: dict[str, str]) -> Text | Problem:
     speakers = _GUANACO_TURN.findall(text)
     if speakers[:1] != ["Human"]:
         return Problem("not_guanaco", "the text does not begin with '### Human:'")
-    if any(a == b for a, b in zip(speakers, speakers[1:], strict=False)):
+    if any(a == b for a, b in itertools.pairwise(speakers)):
         return Problem("not_guanaco", "two turns of one speaker in a row")
     return _from_turns(_GUANACO_TURN.split(text)[2::2])
 

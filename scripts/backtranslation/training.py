@@ -70,19 +70,18 @@ def train(
     tokens = sum(len(row["input_ids"]) for row in rows)
     logger.info("%d examples, %d tokens, %d dropped as too long", len(rows), tokens, len(dropped))
 
+    models.keep_memory()
     set_seed(random_seed)
     dtype = models.resolve_dtype(settings["dtype"])
     model = models.load(base, settings["dtype"], settings["quantization"])
     lora = settings["lora"]
-    targets = lora["target_modules"]
-    # SFTTrainer would cast a quantised model's adapter to bfloat16; full-precision adapters keep small updates.
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(prefix="trainer-", dir=output.parent),
         num_train_epochs=settings["epochs"],
         per_device_train_batch_size=settings["batch_size"],
         per_device_eval_batch_size=settings["batch_size"],
         gradient_accumulation_steps=settings["gradient_accumulation"],
-        gradient_checkpointing=settings["gradient_checkpointing"],
+        activation_checkpointing=settings["gradient_checkpointing"],
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=settings["schedule"],
         warmup_steps=settings["warmup"],
@@ -90,9 +89,10 @@ def train(
         max_grad_norm=settings["max_grad_norm"],
         train_sampling_strategy="group_by_length",
         max_length=None,
-        pad_to_multiple_of=settings.get("pad"),
+        # Few distinct shapes: the first step of each costs seconds on a CPU.
+        pad_to_multiple_of=64,
         dataset_kwargs={"skip_prepare_dataset": True},
-        bf16=settings.get("amp", False),
+        bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         seed=random_seed,
         data_seed=random_seed,
@@ -125,7 +125,7 @@ def train(
             r=lora["rank"],
             lora_alpha=lora["alpha"],
             lora_dropout=lora["dropout"],
-            target_modules=targets,
+            target_modules=lora["target_modules"],
             task_type="CAUSAL_LM",
         ),
         callbacks=[LogSteps()],

@@ -1,0 +1,53 @@
+# The two commands of the README are `make demo` and `make test`; both set up .venv when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# What the installed packages and the demo's files take, with some room.
+NEEDED_MB := 4000
+
+.PHONY: demo test check report clean
+
+demo: $(VENV)/.installed
+	$(BIN)/snakemake --cores 2 --resources gpu=1
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+	set -e; for config in config/*.yaml; do \
+	  case $$config in */schema.yaml) continue;; esac; \
+	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
+	done
+
+# Removes what `make` installed; results stay.
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.installed: requirements.txt
+	@$(call install,requirements.txt)
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@$(call install,requirements-dev.txt)
+
+# Installs a requirements file into .venv; a failure is one plain sentence, the details go to a log.
+define install
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  echo "ERROR: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing); name another one with make PYTHON=..." >&2; exit 1; }; \
+free=$$(df -Pm . | awk 'NR == 2 {print $$4}'); \
+if [ "$$free" -lt $(NEEDED_MB) ] && [ ! -e $(VENV)/.installed ]; then \
+  echo "ERROR: the disk is too full: $$free MB are free here, $(NEEDED_MB) MB are needed" >&2; exit 1; fi; \
+[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) > $(VENV).log 2>&1 || { \
+  echo "ERROR: no virtual environment could be made in $(VENV): $$(tail -n 1 $(VENV).log)" >&2; rm -rf $(VENV); exit 1; }; \
+echo "Installing $(1) into $(VENV), this takes a few minutes ..."; \
+if ! $(BIN)/python -m pip install --disable-pip-version-check -r $(1) > $(VENV).log 2>&1; then \
+  if grep -q "No space left on device" $(VENV).log; then echo "ERROR: the disk is full; the packages of $(1) could not be installed (see $(VENV).log)" >&2; \
+  elif grep -qE "Failed to establish a new connection|Temporary failure in name resolution|Max retries exceeded|Could not find a version|ConnectTimeout|ProxyError|NameResolutionError" $(VENV).log; then \
+    echo "ERROR: a package could not be had from the package index; check the network, or the index that pip is set to use (see $(VENV).log)" >&2; \
+  else echo "ERROR: pip could not install $(1): $$(grep -i error $(VENV).log | tail -n 1) (see $(VENV).log)" >&2; fi; \
+  exit 1; fi; \
+touch $@
+endef

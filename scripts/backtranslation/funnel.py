@@ -1,0 +1,66 @@
+"""The funnel: how many rows came into every stage, how many went on, and why the others did not."""
+
+from collections import Counter
+
+import pandas as pd
+
+from backtranslation.records import RecordError, Row
+
+
+def funnel(stages: list[tuple[str, str, int, list[Row], int]]) -> pd.DataFrame:
+    """The funnel table from `(track, stage, rows in, dropped rows, rows out)`, in order.
+
+    Columns: track (`seed` or `corpus`), stage, rows_in, dropped, rows_out, reasons (text).
+
+    Raises RecordError when a stage's numbers do not add up, or the rows out of one stage are not
+    the rows into the next one of its track.
+    """
+    lines = []
+    arriving: dict[str, int] = {}
+    for track, stage, rows_in, dropped, rows_out in stages:
+        if rows_in != len(dropped) + rows_out:
+            raise RecordError(f"{track}, {stage}: {rows_in} rows in, but {len(dropped)} dropped and {rows_out} out")
+        if arriving.get(track, rows_in) != rows_in:
+            raise RecordError(f"{track}, {stage}: {rows_in} rows in, but {arriving[track]} came out of the stage before")
+        arriving[track] = rows_out
+        counts = Counter(row["reason"] for row in dropped).most_common()
+        lines.append(
+            {
+                "track": track,
+                "stage": stage,
+                "rows_in": rows_in,
+                "dropped": len(dropped),
+                "rows_out": rows_out,
+                "reasons": ", ".join(f"{reason} {count}" for reason, count in counts),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def reasons(dropped: list[Row]) -> pd.DataFrame:
+    """Rows per stage and reason code, in the order in which the stages come."""
+    counts = Counter((row["stage"], row["reason"]) for row in dropped)
+    order = list(dict.fromkeys(row["stage"] for row in dropped))
+    lines = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
+    return pd.DataFrame([(*key, count) for key, count in lines], columns=["stage", "reason", "rows"])
+
+
+def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...]) -> pd.DataFrame:
+    """Distribution of each signal over all rated candidates, and its mean over the kept ones."""
+    table = pd.DataFrame(rated)
+    lines = []
+    for name in signals:
+        values = table[name]
+        quantiles = values.quantile([0, 0.25, 0.5, 0.75, 1]).tolist()
+        lines.append(
+            {
+                "signal": name,
+                "n": len(values),
+                "without_value": int(values.isna().sum()),
+                "mean": values.mean(),
+                "sd": values.std(),
+                **dict(zip(["min", "q25", "median", "q75", "max"], quantiles, strict=True)),
+                "mean_of_kept": values[table["id"].isin(kept)].mean(),
+            }
+        )
+    return pd.DataFrame(lines)

@@ -1,0 +1,121 @@
+"""A tiny random Llama with tokenizers of two kinds, made afresh: nothing is downloaded for unit tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Enough text for a byte-level tokenizer with merges; any text can be encoded.
+TEXT = ["The answer explains how the iterator works.", "Write the instruction for the text.", "Score: 1 2 3 4 5\n\n"] * 20
+CHATML = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
+LLAMA = ["<s>", "</s>", "<unk>"]
+
+
+def byte_tokenizer(special: list[str], **names: str):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    # Digits on their own, as SmolLM2 and Llama have them; the judge needs that.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+@pytest.fixture(scope="session")
+def chatml_tokenizer():
+    from backtranslation.templates import CHATML as JINJA
+
+    tokenizer = byte_tokenizer(CHATML, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>")
+    tokenizer.chat_template = JINJA
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer():
+    """Like Llama-2's: writes a BOS by itself, has no pad token and no chat template."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer(LLAMA, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, chatml_tokenizer) -> Path:
+    """Folder with a random two-layer Llama in float32 and the ChatML tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(chatml_tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=chatml_tokenizer.bos_token_id,
+        eos_token_id=chatml_tokenizer.eos_token_id,
+        pad_token_id=chatml_tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    model = LlamaForCausalLM(config)
+    # Sharper than a fresh model, whose next token is a coin toss among all.
+    model.lm_head.weight.data.mul_(20)
+    model.save_pretrained(folder)
+    chatml_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def template(tiny):
+    from backtranslation import models
+    from backtranslation.templates import Template
+
+    return Template(models.load_tokenizer(tiny))
+
+
+@pytest.fixture
+def snakemake(tmp_path):
+    """Runs Snakemake on the project in an empty folder; returns (exit code, everything printed)."""
+
+    def run(*arguments: str, folder: Path = tmp_path) -> tuple[int, str]:
+        if not (folder / "config").exists():
+            (folder / "config").symlink_to(ROOT / "config")
+        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def pair(number: int, instruction: str = "", response: str = "") -> dict:
+    return {
+        "id": f"{number:016x}",
+        "source": "made.jsonl",
+        "row": number,
+        "instruction": instruction or f"What is the number {number}?",
+        "response": response or f"The number {number} comes after {number - 1}.",
+    }
+
+
+def segment(number: int, text: str = "") -> dict:
+    return {
+        "id": f"{number:016x}",
+        "source": "corpus.txt",
+        "row": number,
+        "part": 1,
+        "text": text or f"The text with the number {number} explains how the iterator works.",
+        "true_instruction": None,
+    }

@@ -1,0 +1,56 @@
+"""Each way in which a generated instruction can be broken has one reason code, and good ones pass."""
+
+import pytest
+from conftest import segment
+
+from backtranslation.gate import REASONS, gate, reason
+
+TEXT = (
+    "The with statement wraps the execution of a block with methods defined by a context manager. "
+    "This allows common try...except...finally usage patterns to be encapsulated for convenient reuse."
+)
+
+
+def candidate(instruction: str, finish: str = "stop", number: int = 1) -> dict:
+    return {**segment(number, TEXT), "instruction": instruction, "finish_reason": finish}
+
+
+@pytest.mark.parametrize(
+    "instruction, finish, expected",
+    [
+        ("", "stop", "empty"),
+        ("   \n", "stop", "empty"),
+        ("Explain the with statement and how it", "length", "cut_off"),
+        ("Explain the with statement.", "length", "cut_off"),
+        ("Explain the with statement and how it", "stop", "no_terminal_punctuation"),
+        (TEXT, "stop", "echo"),
+        ("Explain. " + TEXT, "stop", "echo"),
+        ("I'm sorry, but I cannot help with that request.", "stop", "refusal"),
+        ("As an AI language model, I do not write instructions.", "stop", "refusal"),
+        ("Here is the instruction: explain the with statement.", "stop", "meta_instruction"),
+        ("Write an instruction for the text above.", "stop", "meta_instruction"),
+        ("Instruction: Explain the with statement.", "stop", "meta_instruction"),
+        ("The instruction is to explain the with statement.", "stop", "meta_instruction"),
+        ("What does the with statement do?", "stop", None),
+        ('Explain what is meant by a "context manager."', "stop", None),
+        ("Fix this code:\n```python\nwith open(x):\n```", "stop", None),
+        ("Wie funktioniert die with-Anweisung?", "stop", None),
+        ("with 文は何をしますか？", "stop", None),
+        ("How do I write instructions for a CPU simulator in Python?", "stop", None),
+    ],
+)
+def test_reason(instruction, finish, expected):
+    assert reason(candidate(instruction, finish)) == expected
+
+
+def test_every_row_ends_once_and_the_first_of_equals_stays():
+    rows = [
+        candidate("What does it do?", number=3),
+        candidate("what does it do", number=1),
+        candidate("What does it DO?", number=2),
+        candidate("Why?", number=4),
+    ]
+    kept, dropped = gate(rows)
+    assert {row["id"][-1] for row in kept} == {"2", "4"}
+    assert [(row["id"][-1], row["reason"]) for row in dropped] == [("3", "duplicate"), ("1", "no_terminal_punctuation")]
+    assert {row["reason"] for row in dropped} <= set(REASONS)

@@ -1,0 +1,84 @@
+"""The contract: nothing half-written, nothing lost, every row in one place."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from conftest import pair, segment
+
+from backtranslation import records
+from backtranslation.funnel import funnel, reasons
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    records.write_json({"old": 1}, path)
+    with pytest.raises(RuntimeError), records.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert records.read_json(path) == {"old": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_parquet_round_trip_keeps_exactly_the_schema(tmp_path):
+    rows = [{**pair(n), "extra": "x"} for n in range(3)]
+    records.write(rows, records.PAIRS, tmp_path / "a.parquet")
+    back = records.read(tmp_path / "a.parquet")
+    assert [set(row) for row in back] == [set(records.PAIRS.names)] * 3
+    assert [row["instruction"] for row in back] == [row["instruction"] for row in rows]
+
+
+def test_truncated_parquet_is_named(tmp_path):
+    path = tmp_path / "a.parquet"
+    records.write([segment(1)], records.SEGMENTS, path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(records.RecordError, match=r"a\.parquet: not a whole parquet file"):
+        records.read(path)
+
+
+def test_row_with_wrong_type_is_not_written(tmp_path):
+    with pytest.raises(pa.ArrowException):
+        records.write([{**pair(1), "row": "one"}], records.PAIRS, tmp_path / "a.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kept, dropped", [([1, 2], []), ([1, 2, 3], [3]), ([1, 1, 2], []), ([1, 2], [4])])
+def test_settle_refuses_lost_and_doubled_rows(kept, dropped):
+    rows = {n: pair(n) for n in range(5)}
+    with pytest.raises(records.RecordError, match="each row must end in exactly one place"):
+        records.settle("gate", [rows[1], rows[2], rows[3]], [rows[n] for n in kept], [rows[n] for n in dropped])
+
+
+def test_work_file_goes_on_after_a_torn_line(tmp_path):
+    work = records.WorkFile(tmp_path, ["shape"])
+    work.add("a", 1)
+    work.add("b", [2.5])
+    whole = work.path.read_bytes()
+    # Killed in the middle of a write, and one bit of the first record flipped by a bad disk.
+    damaged = bytearray(whole + b'0123456789abcdef {"key": "c", "val')
+    damaged[30] ^= 1
+    work.path.write_bytes(damaged)
+    again = records.WorkFile(tmp_path, ["shape"])
+    assert again.done == {"b": [2.5]}
+    again.add("a", 1)
+    assert records.WorkFile(tmp_path, ["shape"]).done == {"a": 1, "b": [2.5]}
+    assert records.WorkFile(tmp_path, ["other shape"]).done == {}
+    again.clear()
+    assert not again.path.exists()
+
+
+def test_funnel_adds_up_or_stops():
+    drops = [records.drop(segment(n), "gate", "echo") for n in range(2)]
+    table = funnel([("corpus", "sample", 10, [], 10), ("corpus", "gate", 10, drops, 8), ("seed", "read", 3, [], 3)])
+    assert table["reasons"].tolist() == ["", "echo 2", ""]
+    assert reasons(drops).to_dict("records") == [{"stage": "gate", "reason": "echo", "rows": 2}]
+    with pytest.raises(records.RecordError, match="corpus, gate: 10 rows in, but 2 dropped and 7 out"):
+        funnel([("corpus", "gate", 10, drops, 7)])
+    with pytest.raises(records.RecordError, match="9 rows in, but 10 came out of the stage before"):
+        funnel([("corpus", "sample", 10, [], 10), ("corpus", "gate", 9, drops, 7)])
+
+
+def test_ledger_survives_lone_surrogates(tmp_path):
+    row = records.drop(segment(1, "bad \udcff text"), "read", "invalid_utf8")
+    records.write([row], records.DROPPED, tmp_path / "a.parquet")
+    assert records.read(tmp_path / "a.parquet")[0]["text"] == "bad ? text"
+    assert json.dumps(row)

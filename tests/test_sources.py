@@ -1,0 +1,170 @@
+"""Own data by configuration alone; damage is named with file, row and field, or goes to the ledger."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from backtranslation import sources
+from backtranslation.sources import CORPUS_ROLES, SEED_ROLES, SourceError
+
+ROWS = [{"q": {"text": "What is it?"}, "a": ["An answer, with a comma."]}, {"q": {"text": "And this?"}, "a": ["Größe: 3 µm"]}]
+MAPPED = {"columns": {"instruction": "q.text", "response": "a.0"}}
+PLAIN = [{"q": row["q"]["text"], "a": row["a"][0]} for row in ROWS]
+FLAT = {"columns": {"instruction": "q", "response": "a"}}
+
+
+def source(path, **settings) -> dict:
+    return {"path": str(path), "layout": "columns", "language": None, "cut": False, **settings}
+
+
+def write(path, rows: list, **settings) -> dict:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return source(path, **settings)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_every_kind_of_file_gives_the_same_pairs(tmp_path, kind):
+    path = tmp_path / f"seed.{kind}"
+    settings = MAPPED
+    if kind == "jsonl":
+        write(path, ROWS)
+    elif kind == "json":
+        path.write_text(json.dumps(ROWS), encoding="utf-8")
+    else:
+        settings = FLAT
+        frame = pd.DataFrame(PLAIN)
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    kept, dropped = sources.read_seed([source(path, **settings)])
+    assert [(row["instruction"], row["response"], row["row"]) for row in kept] == [
+        ("What is it?", "An answer, with a comma.", 1),
+        ("And this?", "Größe: 3 µm", 2),
+    ]
+    assert dropped == []
+
+
+def test_ids_are_stable_and_distinct(tmp_path):
+    first = sources.read_seed([write(tmp_path / "a.jsonl", PLAIN, **FLAT)])[0]
+    again = sources.read_seed([write(tmp_path / "a.jsonl", PLAIN, **FLAT)])[0]
+    assert [r["id"] for r in first] == [r["id"] for r in again] and first[0]["id"] != first[1]["id"]
+
+
+def test_folder_of_texts(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.txt").write_text("Second text.")
+    (tmp_path / "a.md").write_text("# First\n\ntext")
+    (tmp_path / "deep" / "c.rst").write_bytes(b"bro\xffken")
+    (tmp_path / "d.pdf").write_bytes(b"%PDF")
+    documents, dropped = sources.read_corpus([source(tmp_path)])
+    assert [row["text"] for row in documents] == ["# First\n\ntext", "Second text."]
+    assert [row["reason"] for row in dropped] == ["invalid_utf8"] and "c.rst" in dropped[0]["detail"]
+
+
+def test_guanaco_layout(tmp_path):
+    rows = [
+        {"text": "### Human: Why?### Assistant: Not a new turn."},
+        {"text": "### Human: What is it?\n### Assistant: An answer\nwith ### marks."},
+        {"text": "### Human: One?\n### Assistant: 1.\n### Human: Two?\n### Assistant: 2."},
+        {"text": "### Human: Nobody answers"},
+    ]
+    kept, dropped = sources.read_seed([write(tmp_path / "g.jsonl", rows, layout="guanaco")])
+    assert [(row["instruction"], row["response"]) for row in kept] == [
+        ("Why?", "Not a new turn."),
+        ("What is it?", "An answer\nwith ### marks."),
+    ]
+    assert [row["reason"] for row in dropped] == ["multi_turn", "no_answer"]
+
+
+def test_lima_layout_as_corpus_keeps_the_true_instruction(tmp_path):
+    rows = [{"conversations": ["Ask.", "Answer."], "source": "x"}, {"conversations": ["a", "b", "c", "d"], "source": "x"}]
+    documents, dropped = sources.read_corpus([write(tmp_path / "l.jsonl", rows, layout="lima")])
+    assert [(row["text"], row["true_instruction"]) for row in documents] == [("Answer.", "Ask.")]
+    assert [row["reason"] for row in dropped] == ["multi_turn"]
+
+
+def test_seed_rows_that_are_merely_unusable_are_dropped(tmp_path):
+    rows = [PLAIN[0], PLAIN[0], {"q": " ", "a": "x"}, {"q": "Was ist das Wetter heute in den Bergen?", "a": "Das Wetter ist heute sehr schön und warm."}]
+    kept, dropped = sources.read_seed([write(tmp_path / "s.jsonl", rows, language="en", **FLAT)])
+    assert len(kept) == 1
+    assert [(row["row"], row["reason"]) for row in dropped] == [(2, "duplicate"), (3, "empty_field"), (4, "language")]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"q": "a", "a": "b"}\n{"q": "a", \n', r"seed\.jsonl: row 2: not valid JSON"),
+        (b'{"q": "a", "a": "b"}\n{"q": "a"}\n', r"seed\.jsonl: row 2: no field 'a'; fields present: q"),
+        (b'{"q": "a", "a": "b"}\n{"q": 3, "a": "b"}\n', r"seed\.jsonl: row 2: field 'q': expected text, found int"),
+        (b'{"q": "a", "a": "b"}\n["q"]\n', r"seed\.jsonl: row 2: expected an object, found list"),
+        (b'{"q": "a", "a": "b\xff"}\n', r"seed\.jsonl: row 1: invalid UTF-8 at byte 19"),
+        (b'{"q": "a", "a": "\\ud800"}\n', r"seed\.jsonl: row 1: field 'a': holds half a surrogate pair"),
+        (b'{"q": "a", "a": "b"}\n{"q": "' + b"x" * 50_000_000 + b'", "a": "b"}\n', r"seed\.jsonl: row 2: longer than \d+ bytes"),
+        (b"", r"seed\.jsonl: holds no rows"),
+        (b"\n\n", r"seed\.jsonl: holds no rows"),
+    ],
+)
+def test_damaged_seed_names_file_row_and_field(tmp_path, content, message):
+    path = tmp_path / "seed.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        sources.read_seed([source(path, **FLAT)])
+
+
+def test_dirty_corpus_goes_to_the_ledger(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'{"text": "good"}\n{"text": \n{"text": "\xff"}\n{"other": 1}\n{"text": ""}\n{"text": "' + b"x" * 50_000_000 + b'"}\n{"text": "fine"}\n')
+    documents, dropped = sources.read_corpus([source(path)])
+    assert [row["text"] for row in documents] == ["good", "fine"]
+    assert [(row["row"], row["reason"]) for row in dropped] == [
+        (2, "invalid_json"),
+        (3, "invalid_utf8"),
+        (4, "missing_field"),
+        (5, "empty_field"),
+        (6, "row_too_long"),
+    ]
+
+
+def test_corpus_without_a_readable_row_is_an_error(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'{"text": \n')
+    with pytest.raises(SourceError, match=r"corpus\.jsonl: no row could be read; row 1: not valid JSON"):
+        sources.read_corpus([source(path)])
+
+
+def test_csv_with_damage(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_bytes(b'text,b\ngood,1\ntoo,many,columns\nbad\xff,2\n"two\nlines",3\n')
+    documents, dropped = sources.read_corpus([source(path)])
+    assert [row["text"] for row in documents] == ["good", "two\nlines"]
+    assert [(row["row"], row["reason"]) for row in dropped] == [(2, "invalid_csv"), (3, "invalid_utf8")]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda folder: source(folder / "no.jsonl"), r"no\.jsonl: no such file or folder"),
+        (lambda folder: source(folder), r"this folder holds no text file"),
+        (lambda folder: write(folder / "a.docx", PLAIN), r"a\.docx: unknown kind of file"),
+        (lambda folder: write(folder / "a.jsonl", PLAIN, columns={"instruction": "wrong", "response": "a"}), r"a\.jsonl: row 1: no field 'wrong'; fields present: q, a"),
+    ],
+)
+def test_sources_are_looked_at_before_any_job(tmp_path, make, message):
+    with pytest.raises(SourceError, match=message):
+        sources.check(make(tmp_path), SEED_ROLES)
+
+
+def test_parquet_that_is_none(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet: row 1: not readable as parquet"):
+        sources.check(source(path), CORPUS_ROLES)
+
+
+def test_hub_failure_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub = {"hub": "owner/private", "revision": "abc", "split": "train", "layout": "columns", "language": None}
+    with pytest.raises(SourceError, match=r"hub:owner/private: could not be loaded") as caught:
+        sources.read_seed([hub])
+    assert "hf_secret" not in str(caught.value)
