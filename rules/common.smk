@@ -79,7 +79,8 @@ def source_files(key):
 def model_key(model):
     """Folder name of a base model: readable, and different for whatever makes the weights differ."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model["name"]).name).strip("-")
-    return f"{readable}-{fingerprint(model)[:8]}"
+    weights = {key: value for key, value in model.items() if key != "template"}
+    return f"{readable}-{fingerprint(weights)[:8]}"
 
 
 def training_settings(stage):

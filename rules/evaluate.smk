@@ -14,7 +14,7 @@ rule evaluate:
             ensure("<results>/evaluation/heldout.tsv", non_empty=True),
             caption="../config/captions/heldout.rst",
             category="Did it help?",
-            labels={"shows": "loss on held-out pairs", "kind": "table"},
+            labels={"shows": "loss on held-out pairs"},
         ),
         pairs="<results>/evaluation/pairs.tsv",
         answers="<results>/evaluation/answers.jsonl",

@@ -1,4 +1,7 @@
 # Tables, figures and examples for `snakemake --report`.
+#
+# One label per result: with two labels of two values each, the report page of Snakemake 9.27 makes
+# switches of them and fails on combinations that do not exist.
 
 
 rule report_funnel:
@@ -23,19 +26,19 @@ rule report_funnel:
             "<results>/report/funnel.tsv",
             caption="../config/captions/funnel.rst",
             category="What was kept, and why?",
-            labels={"shows": "rows through every stage", "kind": "table"},
+            labels={"shows": "rows through every stage, counted"},
         ),
         reasons=report(
             "<results>/report/reasons.tsv",
             caption="../config/captions/reasons.rst",
             category="What was kept, and why?",
-            labels={"shows": "reasons of dropped rows", "kind": "table"},
+            labels={"shows": "reasons of dropped rows"},
         ),
         signals=report(
             "<results>/report/signals.tsv",
             caption="../config/captions/signals.rst",
             category="How were candidates rated?",
-            labels={"shows": "distribution of the signals", "kind": "table"},
+            labels={"shows": "distribution of the signals"},
         ),
     log:
         "<logs>/report_funnel.log",
@@ -66,28 +69,25 @@ rule report_figures:
             "<results>/report/funnel.svg",
             caption="../config/captions/funnel_figure.rst",
             category="What was kept, and why?",
-            labels={"shows": "rows through every stage", "kind": "figure"},
+            labels={"shows": "rows through every stage, drawn"},
         ),
         scores=report(
             "<results>/report/scores.svg",
             caption="../config/captions/scores.rst",
             category="How were candidates rated?",
-            labels={"shows": "ratings and gains", "kind": "figure"},
+            labels={"shows": "ratings and gains"},
         ),
         lengths=report(
             "<results>/report/lengths.svg",
             caption="../config/captions/lengths.rst",
             category="How were candidates rated?",
-            labels={
-                "shows": "lengths of instructions and responses",
-                "kind": "figure",
-            },
+            labels={"shows": "lengths of instructions and responses"},
         ),
         training=report(
             "<results>/report/training.svg",
             caption="../config/captions/training.rst",
             category="Did it help?",
-            labels={"shows": "training curves", "kind": "figure"},
+            labels={"shows": "training curves"},
         ),
     log:
         "<logs>/report_figures.log",
@@ -119,7 +119,7 @@ rule report_examples:
             "<results>/report/examples.html",
             caption="../config/captions/examples.rst",
             category="What does it look like?",
-            labels={"shows": "kept, dropped and answered", "kind": "examples"},
+            labels={"shows": "kept, dropped and answered"},
         ),
     log:
         "<logs>/report_examples.log",

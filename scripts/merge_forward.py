@@ -11,4 +11,6 @@ with logs.job(snakemake.log[0]):
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         models.merge(base, Path(snakemake.input.adapter).parent, jinja, Path(scratch))
         for path in Path(scratch).iterdir():
+            # safetensors writes for the owner alone; a model is there to be shared.
+            path.chmod(0o644)
             shutil.move(path, target / path.name)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Read when huggingface_hub is imported; no test needs the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 ROOT = Path(__file__).parents[1]
 
 # Enough text for a byte-level tokenizer with merges; any text can be encoded.

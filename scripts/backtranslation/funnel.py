@@ -51,7 +51,7 @@ def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...]
     lines = []
     for name in signals:
         values = table[name]
-        quantiles = values.quantile([0, 0.25, 0.5, 0.75, 1]).tolist()
+        quantiles = values.quantile([0.25, 0.5, 0.75]).tolist()
         lines.append(
             {
                 "signal": name,
@@ -59,7 +59,7 @@ def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...]
                 "without_value": int(values.isna().sum()),
                 "mean": values.mean(),
                 "sd": values.std(),
-                **dict(zip(["min", "q25", "median", "q75", "max"], quantiles, strict=True)),
+                **dict(zip(["q25", "median", "q75"], quantiles, strict=True)),
                 "mean_of_kept": values[table["id"].isin(kept)].mean(),
             }
         )

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ def job(log: str | Path) -> Iterator[None]:
         os.dup2(stream.fileno(), 2)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logger.setLevel(logging.INFO)
+    # Notes of libraries to their developers, which a user can do nothing about.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     started = time.monotonic()
     try:
         yield
@@ -49,7 +53,8 @@ class Progress:
         """Count rows that an earlier, interrupted run finished."""
         self.done += rows
 
-    def add(self, rows: int, tokens: int = 0) -> None:
+    def add(self, rows: int, tokens: int = 0, note: str = "") -> None:
+        """Count rows that were just finished; `note` ends the line if one is due."""
         self.done += rows
         self.fresh += rows
         self.tokens += tokens
@@ -60,4 +65,4 @@ class Progress:
         seconds = max(now - self.started, 1e-9)
         left = (self.total - self.done) * seconds / max(self.fresh, 1)
         rate = f"{self.fresh / seconds:.2f} rows/s" + (f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else "")
-        logger.info("%s: %d of %d, %s, %.0f s left", self.what, self.done, self.total, rate, left)
+        logger.info("%s: %d of %d, %s, %.0f s left%s", self.what, self.done, self.total, rate, left, note)

@@ -185,7 +185,9 @@ def load(
 ) -> "PreTrainedModel":
     """The causal language model in `folder`, ready for inference, its LoRA adapter attached but not merged."""
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     resolved = resolve_dtype(dtype)
     options: dict[str, Any] = {"dtype": resolved, "use_safetensors": True}
     if quantization == "nf4":
@@ -196,7 +198,7 @@ def load(
             bnb_4bit_compute_dtype=resolved,
         )
     model = AutoModelForCausalLM.from_pretrained(folder, device_map=device(), **options)
-    logger.info("loaded %s on %s in %s, quantization %s", folder.name, device(), resolved, quantization)
+    logger.info("loaded %s on %s in %s, quantization %s", folder.parent.name if folder.name == "weights" else folder.name, device(), resolved, quantization)
     if adapter is not None:
         from peft import PeftModel
 

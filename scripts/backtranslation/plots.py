@@ -35,10 +35,16 @@ def _save(figure: "Figure", path: str | Path) -> None:
     plt.close(figure)
 
 
+def _legend(figure: "Figure") -> None:
+    """One legend below all panels, which share their colours."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
 def funnel(table: pd.DataFrame, path: str | Path) -> None:
     """Bars of `funnel.funnel`'s corpus track: rows that go on and rows that are dropped, per stage."""
     corpus = table[table["track"] == "corpus"].iloc[::-1]
-    figure, axes = plt.subplots(figsize=(7, 0.55 * len(corpus) + 0.9))
+    figure, axes = plt.subplots(figsize=(7, 0.5 * len(corpus) + 1.3))
     share = 100 / corpus["rows_in"]
     axes.barh(corpus["stage"], corpus["rows_out"] * share, color=KEPT, label="go on")
     axes.barh(corpus["stage"], corpus["dropped"] * share, left=corpus["rows_out"] * share, color=DROPPED, label="dropped")
@@ -47,7 +53,7 @@ def funnel(table: pd.DataFrame, path: str | Path) -> None:
             f"{line.rows_out:,} of {line.rows_in:,}", (1, at), (4, 0), ("axes fraction", "data"), "offset points", va="center"
         )
     axes.set(xlabel="rows that came into the stage, %", xlim=(0, 100), title="From corpus to curated pairs")
-    axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, -0.55), frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
@@ -55,15 +61,15 @@ def scores(rated: list[Row], kept: set[str], signal: str, path: str | Path) -> N
     """Histograms of the judge's rating and of the instruction gain, kept and dropped candidates apart."""
     table = pd.DataFrame(rated)
     chosen = table["id"].isin(kept)
-    figure, all_axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=False)
+    figure, all_axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=False)
     names = {"rating": "expected rating, 1 to 5", "instruction_gain": "instruction gain, nats per token"}
     for axes, (name, label) in zip(all_axes, names.items(), strict=True):
         values = table[name]
         bins = np.linspace(1, 5, 33) if name == "rating" else np.histogram_bin_edges(values.dropna(), 30)
         axes.hist([values[chosen], values[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=label, ylabel="candidates", title="decides what is kept" if name == signal else "")
-        axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":")
-        axes.legend(frameon=False)
+        axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":", label="mean of all")
+    _legend(figure)
     _save(figure, path)
 
 
@@ -71,27 +77,29 @@ def lengths(rated: list[Row], kept: set[str], path: str | Path) -> None:
     """Words of instructions and of responses, kept and dropped candidates apart."""
     table = pd.DataFrame(rated)
     chosen = table["id"].isin(kept)
-    figure, all_axes = plt.subplots(1, 2, figsize=(8, 3.2))
+    figure, all_axes = plt.subplots(1, 2, figsize=(8, 3.4))
     for axes, column, label in zip(all_axes, ("instruction", "text"), ("instruction", "response"), strict=True):
         words = table[column].str.split().str.len()
-        bins = np.histogram_bin_edges(words, 30)
+        # Whole words per bin, or bars would differ in height for no reason.
+        step = max(1, int(np.ceil((words.max() - words.min()) / 30)))
+        bins = np.arange(words.min(), words.max() + 2 * step, step) - 0.5
         axes.hist([words[chosen], words[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=f"words in the {label}", ylabel="candidates")
-        axes.legend(frameon=False)
+    _legend(figure)
     _save(figure, path)
 
 
 def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
     """Training loss per step and held-out loss per epoch, one panel per model."""
-    figure, all_axes = plt.subplots(1, len(histories), figsize=(4 * len(histories), 3.2), squeeze=False)
+    figure, all_axes = plt.subplots(1, len(histories), figsize=(4 * len(histories), 3.4), squeeze=False)
     for axes, (model, history) in zip(all_axes[0], histories.items(), strict=True):
         steps = history.dropna(subset=["loss"])
         heldout = history.dropna(subset=["heldout_loss"])
         axes.plot(steps["step"], steps["loss"], color=KEPT, alpha=0.35, label="training, per step")
         window = max(1, len(steps) // 10)
         if window > 1:
-            axes.plot(steps["step"], steps["loss"].rolling(window, min_periods=1).mean(), color=KEPT, label=f"mean of {window} steps")
+            axes.plot(steps["step"], steps["loss"].rolling(window, min_periods=1).mean(), color=KEPT, label="training, running mean")
         axes.plot(heldout["step"], heldout["heldout_loss"], color=DROPPED, marker="o", label="held-out")
         axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{model} model")
-        axes.legend(frameon=False)
+    _legend(figure)
     _save(figure, path)

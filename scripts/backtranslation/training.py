@@ -60,7 +60,7 @@ def train(
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import TrainerCallback, set_seed
+    from transformers import PrinterCallback, TrainerCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
     rows, kept, dropped = encode(examples, template, settings["max_tokens"])
@@ -112,8 +112,11 @@ def train(
         def on_train_begin(self, args: Any, state: "TrainerState", control: Any, **_: Any) -> None:
             self.progress = Progress("training steps", state.max_steps)
 
-        def on_step_end(self, args: Any, state: "TrainerState", control: Any, **_: Any) -> None:
-            self.progress.add(1)
+        def on_log(self, args: Any, state: "TrainerState", control: Any, logs: dict[str, Any], **_: Any) -> None:
+            if "eval_loss" in logs:
+                logger.info("held-out loss after %d steps: %.4f", state.global_step, float(logs["eval_loss"]))
+            elif "loss" in logs:
+                self.progress.add(1, note=f", loss {float(logs['loss']):.3f}")
 
     trainer = SFTTrainer(
         model=model,
@@ -130,6 +133,7 @@ def train(
         ),
         callbacks=[LogSteps()],
     )
+    trainer.remove_callback(PrinterCallback)
     try:
         result = trainer.train()
         with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
