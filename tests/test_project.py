@@ -96,3 +96,13 @@ def test_every_rule_has_what_its_script_imports():
             needed |= {"torch", "transformers", "peft", "trl", "datasets", "pandas", "bitsandbytes", "gguf", "accelerate"}
         missing = {name for name in needed - have if not BROUGHT_BY.get(name, set()) & have}
         assert not missing, f"{script} in {env} lacks {missing}"
+
+
+def test_every_rule_says_what_it_needs_and_leaves():
+    text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    rules = re.split(r"^rule ", text, flags=re.MULTILINE)[1:]
+    assert len(rules) >= 15
+    for rule in rules:
+        body = re.split(r"^use rule ", rule, flags=re.MULTILINE)[0]
+        for needed in ("log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime=", "message:", "script:", "code=library("):
+            assert needed in body, f"{rule.splitlines()[0]} lacks {needed}"
