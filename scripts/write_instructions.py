@@ -26,11 +26,12 @@ with logs.job(snakemake.log[0]):
     )
     candidates = augment.write_instructions(
         segments,
-        lambda: engines.TransformersEngine(base, template.stop_id, adapter, **params.precision),
+        lambda: engines.TransformersEngine(
+            base, template.stop_id, adapter, batch_tokens=settings["batch_tokens"], **params.precision
+        ),
         template,
         params.backward["prompt"],
         sampling,
-        settings["batch_tokens"],
         params.random_seed,
         work,
     )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtranslation.engines import Sampling, TransformersEngine, batches, shared_prefix
+from backtranslation.engines import Sampling, TransformersEngine, batches, choose, halving, shared_prefix
 
 WORDS = ["the", "iterator works.", "Why does the answer explain it?", "Score: 5", "x" * 30, "1 2 3 4 5"]
 
@@ -19,6 +19,11 @@ def engine(tiny, template):
 @pytest.fixture(scope="module")
 def prompts(template):
     return [template.prompt(" ".join(WORDS[: n + 1])) for n in range(len(WORDS))]
+
+
+def generated(engine, prompts, sampling, seed=0):
+    found = dict(engine.generate(prompts, sampling, [seed + i for i in range(len(prompts))]))
+    return [found[i] for i in range(len(prompts))]
 
 
 @given(st.lists(st.integers(1, 300), max_size=50), st.integers(1, 500))
@@ -37,24 +42,66 @@ def test_shared_prefix_is_shared_and_leaves_a_token(rows):
 
 def test_greedy_text_is_the_same_alone_and_in_a_batch(engine, prompts):
     greedy = Sampling(max_new_tokens=12, temperature=0)
-    together = engine.generate(prompts, greedy, seed=1)
-    alone = [engine.generate([prompt], greedy, seed=1)[0] for prompt in prompts]
+    together = generated(engine, prompts, greedy)
+    alone = [generated(engine, [prompt], greedy)[0] for prompt in prompts]
     assert [c.tokens for c in together] == [c.tokens for c in alone]
     assert np.allclose([c.logprob for c in together], [c.logprob for c in alone], atol=1e-4)
 
 
-def test_sampling_depends_on_the_seed_alone(engine, prompts):
+def test_sampled_text_depends_on_the_rows_seed_alone(engine, prompts):
     sampling = Sampling(max_new_tokens=12, temperature=1.0)
-    first, again, other = (engine.generate(prompts, sampling, seed=seed) for seed in (1, 1, 2))
-    assert [c.tokens for c in first] == [c.tokens for c in again] != [c.tokens for c in other]
+    together = generated(engine, prompts, sampling, seed=7)
+    alone = [next(engine.generate([prompt], sampling, [7 + i]))[1] for i, prompt in enumerate(prompts)]
+    assert [c.tokens for c in together] == [c.tokens for c in alone]
+    assert [c.tokens for c in together] != [c.tokens for c in generated(engine, prompts, sampling, seed=8)]
+
+
+def test_greedy_text_is_that_of_transformers(engine, prompts):
+    ours = generated(engine, prompts, Sampling(12, temperature=0))
+    for prompt, completion in zip(prompts, ours, strict=True):
+        out = engine.model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=engine.stop_id)
+        assert out[0, len(prompt) :].tolist()[: len(completion.tokens)] == completion.tokens
+
+
+def test_nucleus_holds_the_smallest_set_of_tokens():
+    p = torch.tensor([[0.1, 0.5, 0.4]] * 4)
+    luck = torch.tensor([0.0, 0.5, 0.56, 0.999])
+    # 0.5 + 0.4 reaches 0.8, so the third token can never come; 0.5 of 0.9 goes to token 1.
+    assert choose(p.log(), Sampling(1, 1.0, 0.8), luck).tolist() == [1, 1, 2, 2]
+    assert choose(p.log(), Sampling(1, 1.0, 1.0), luck).tolist() == [1, 2, 2, 0]
+    assert choose(p.log(), Sampling(1, 0.0), luck).tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_batch_is_halved_when_memory_runs_out(error):
+    sizes = []
+
+    def run(rows):
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise error
+        return [row * 10 for row in rows]
+
+    assert halving([1, 2, 3, 4, 5], run) == [10, 20, 30, 40, 50]
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+def test_other_errors_and_a_single_row_that_does_not_fit_are_not_hidden():
+    def run(rows):
+        raise torch.OutOfMemoryError("one row too many")
+
+    with pytest.raises(torch.OutOfMemoryError, match="one row"):
+        halving([1, 2], run)
+    with pytest.raises(RuntimeError, match="shape"):
+        halving([1, 2], lambda rows: (_ for _ in ()).throw(RuntimeError("shape")))
 
 
 def test_finish_reason_tells_a_whole_text_from_a_cut_one(tiny, template, prompts):
-    whole = TransformersEngine(tiny, template.stop_id, dtype="float32").generate(prompts[:1], Sampling(5, 0), seed=0)[0]
+    whole = generated(TransformersEngine(tiny, template.stop_id, dtype="float32"), prompts[:1], Sampling(5, 0))[0]
     assert whole.finish_reason == "length" and len(whole.tokens) == 5
     # The token that it writes third, taken as the one that ends a turn.
     stopping = TransformersEngine(tiny, whole.tokens[2], dtype="float32")
-    stopped = stopping.generate(prompts[:1], Sampling(5, 0), seed=0)[0]
+    stopped = generated(stopping, prompts[:1], Sampling(5, 0))[0]
     assert stopped.finish_reason == "stop" and stopped.tokens == whole.tokens[: whole.tokens.index(whole.tokens[2])]
 
 
@@ -81,4 +128,4 @@ def test_sequence_logprobs_equal_a_plain_pass(engine, prompts, template):
 
 def test_too_long_for_the_context_is_refused_not_cut(engine):
     with pytest.raises(ValueError, match="2100 tokens, the model reads at most 2048"):
-        engine.generate([[5] * 2050], Sampling(50), seed=0)
+        next(engine.generate([[5] * 2050], Sampling(50), [0]))

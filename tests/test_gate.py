@@ -18,6 +18,7 @@ def candidate(instruction: str, finish: str = "stop", number: int = 1) -> dict:
 @pytest.mark.parametrize(
     "instruction, finish, expected",
     [
+        ("", "over_context", "over_context"),
         ("", "stop", "empty"),
         ("   \n", "stop", "empty"),
         ("Explain the with statement and how it", "length", "cut_off"),

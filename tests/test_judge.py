@@ -44,7 +44,6 @@ def test_every_candidate_gets_every_signal(engine, template, tmp_path):
 
 def test_a_stopped_rating_goes_on_and_gives_the_same(engine, template, tmp_path):
     whole = judge.rate(candidates(), engine, template, RUBRIC, 64, WorkFile(tmp_path / "a", "x"))
-    work = WorkFile(tmp_path / "b", "x")
     calls = []
 
     def failing():
@@ -61,10 +60,19 @@ def test_a_stopped_rating_goes_on_and_gives_the_same(engine, template, tmp_path)
         return loaded
 
     with pytest.raises(KeyboardInterrupt):
-        judge.rate(candidates(), failing, template, RUBRIC, 64, work)
+        judge.rate(candidates(), failing, template, RUBRIC, 64, WorkFile(tmp_path / "b", "x"))
     again = WorkFile(tmp_path / "b", "x")
-    assert len(again.done) == 1
-    assert judge.rate(candidates(), engine, template, RUBRIC, 64, again) == whole
+    done = len(again.done)
+    assert 0 < done < 6
+    resumed = judge.rate(candidates(), engine, template, RUBRIC, 64, again)
+    assert all(row[name] == pytest.approx(other[name], abs=1e-4) for row, other in zip(resumed, whole, strict=True) for name in SIGNALS)
+
+
+def test_row_over_the_context_is_dropped_and_never_cut(engine, template, tmp_path):
+    rows = [*candidates(2), {**candidates(3)[2], "text": "long " * 3000}]
+    rated_rows = judge.rate(rows, engine, template, RUBRIC, 64, WorkFile(tmp_path, "x"))
+    kept, dropped = judge.keep(rated_rows, "rating", "top_fraction", 1)
+    assert [row["row"] for row in kept] == [0, 1] and dropped[0]["reason"] == "no_value"
 
 
 def test_rubric_without_a_place_for_the_pair_is_refused(engine, template, tmp_path):

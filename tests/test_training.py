@@ -85,7 +85,7 @@ def test_the_model_learns_to_stop(tiny, template, tmp_path):
 
     engine = TransformersEngine(tiny, template.stop_id, tmp_path / "adapter", dtype="float32")
     prompt = template.prompt("Because.\n\nWrite the instruction.")
-    (completion,) = engine.generate([prompt], Sampling(20, 0), seed=0)
+    ((_, completion),) = engine.generate([prompt], Sampling(20, 0), [0])
     assert (completion.text, completion.finish_reason) == ("Why?", "stop")
 
 

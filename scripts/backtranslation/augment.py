@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backtranslation import engines
 from backtranslation.logs import Progress
@@ -33,39 +33,40 @@ def write_instructions(
     template: Template,
     prompt: str,
     sampling: engines.Sampling,
-    batch_tokens: int,
     random_seed: int,
     work: WorkFile,
 ) -> list[Row]:
     """A candidate for each segment, in the order of the segments.
 
-    Batches are planned from all segments, so a job that was stopped goes on with the same batches
-    and random numbers; `engine` is called only when something is left to do.
+    Rows that `work` holds are not written again; `engine` is called only when something is left to
+    do. The random numbers of a row depend on `random_seed` and its id alone. A text that does not
+    fit the model's context gets no instruction and the finish reason `over_context`; it is not cut.
     """
-    prompts = [template.prompt(fill(prompt, response=row["text"])) for row in segments]
-    lengths = [len(ids) + sampling.max_new_tokens for ids in prompts]
     progress = Progress("instructions", len(segments))
-    loaded = None
-    found: dict[str, dict[str, Any]] = {}
-    for batch in engines.batches(lengths, batch_tokens):
-        ids = [segments[i]["id"] for i in batch]
-        key = fingerprint(ids)
-        if key not in work.done:
-            loaded = loaded or engine()
-            seed = int(fingerprint([random_seed, key])[:8], 16)
-            completions = loaded.generate([prompts[i] for i in batch], sampling, seed)
-            work.add(key, [asdict(completion) for completion in completions])
-            progress.add(len(batch), sum(len(completion.tokens) for completion in completions))
-        else:
-            progress.skip(len(batch))
-        found |= dict(zip(ids, work.done[key], strict=True))
+    left = [row for row in segments if row["id"] not in work.done]
+    progress.skip(len(segments) - len(left))
+    if left:
+        loaded = engine()
+        prompts, seeds, fitting = [], [], []
+        for row in left:
+            ids = template.prompt(fill(prompt, response=row["text"]))
+            if len(ids) + sampling.max_new_tokens > loaded.context:
+                work.add(row["id"], asdict(engines.Completion("", [], "over_context", 0.0)))
+                progress.add(1)
+                continue
+            prompts.append(ids)
+            seeds.append(int(fingerprint([random_seed, row["id"]])[:15], 16))
+            fitting.append(row["id"])
+        for i, completion in loaded.generate(prompts, sampling, seeds):
+            work.add(fitting[i], asdict(completion))
+            progress.add(1, len(completion.tokens))
     return [
         {
             **row,
-            "instruction": found[row["id"]]["text"],
-            "finish_reason": found[row["id"]]["finish_reason"],
-            "tokens": len(found[row["id"]]["tokens"]),
-            "logprob": found[row["id"]]["logprob"],
+            "instruction": work.done[row["id"]]["text"],
+            "finish_reason": work.done[row["id"]]["finish_reason"],
+            "tokens": len(work.done[row["id"]]["tokens"]),
+            "logprob": work.done[row["id"]]["logprob"],
         }
         for row in segments
     ]

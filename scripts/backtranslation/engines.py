@@ -1,12 +1,17 @@
 """One small interface to a language model: generate, choice_logprobs, sequence_logprobs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backtranslation import models
+from backtranslation.logs import logger
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,47 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return count
 
 
+def choose(scores: "Tensor", sampling: Sampling, luck: "Tensor") -> "Tensor":
+    """Next tokens [n] from log-probabilities [n, vocabulary]: greedy, or the nucleus at random numbers `luck` [n].
+
+    The nucleus is the smallest set of tokens whose probability exceeds `top_p`; within it, the token
+    is read off at `luck` (in [0, 1)) along the cumulated probabilities.
+    """
+    import torch
+
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    p, order = (scores / sampling.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    before = p.cumsum(-1) - p
+    p = p.masked_fill(before > sampling.top_p, 0)
+    cumulated = p.cumsum(-1)
+    at = torch.searchsorted(cumulated, luck[:, None] * cumulated[:, -1:], right=True)
+    # Rounding may point one past the last token with probability.
+    last = (p > 0).sum(-1, keepdim=True) - 1
+    return order.gather(1, at.minimum(last))[:, 0]
+
+
+def halving(rows: Sequence[Any], run: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    """`run(rows)`, in two halves, each again in halves, as long as memory runs out (GPU or host).
+
+    Raises the error itself when a single row does not fit.
+    """
+    import torch
+
+    try:
+        return run(rows)
+    except (MemoryError, RuntimeError) as error:
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not full or len(rows) == 1:
+            raise
+    # Outside the handler: the error's traceback would keep the tensors of the failed batch alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    logger.info("out of memory with %d rows; going on with %d", len(rows), len(rows) // 2)
+    middle = len(rows) // 2
+    return halving(rows[:middle], run) + halving(rows[middle:], run)
+
+
 class TransformersEngine:
     """The reference engine, on CPU or CUDA."""
 
@@ -95,39 +141,68 @@ class TransformersEngine:
         where = self.model.device
         return ids.to(where), mask.to(where), positions.to(where)
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion per prompt, as one batch; the same prompts and seed give the same texts."""
-        import torch
-        from transformers import GenerationConfig
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Completion]]:
+        """(index, completion) of every prompt, as batches finish; in order of length.
 
-        self._check([len(prompt) + sampling.max_new_tokens for prompt in prompts])
-        torch.manual_seed(seed)
-        chosen = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        config = GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=sampling.temperature > 0,
-            **(chosen if sampling.temperature > 0 else {}),
-            eos_token_id=self.stop_id,
-            pad_token_id=self.tokenizer.pad_token_id,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-        ids, mask, _ = self._pad(prompts)
+        Row i draws from a generator of its own, seeded with `seeds[i]`, so that in float32 its text
+        depends neither on the rows beside it nor on the size of the batch.
+
+        Raises ValueError when a prompt and its completion may not fit the model's context.
+        """
+        lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+        self._check(lengths)
+        for batch in batches(lengths, self.batch_tokens):
+            rows = [(prompts[i], seeds[i]) for i in batch]
+            yield from zip(batch, halving(rows, lambda part: self._decode(part, sampling)), strict=True)
+
+    def _decode(self, rows: Sequence[tuple[Sequence[int], int]], sampling: Sampling) -> list[Completion]:
+        """Completions of one batch; a row that has ended leaves it, so that the others go on faster."""
+        import torch
+
+        ids, mask, positions = self._pad([prompt for prompt, _ in rows])
+        # Drawn at once, so that a row uses the same numbers however long the others go on.
+        luck = torch.stack(
+            [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in rows]
+        ).to(ids.device)
+        tokens: list[list[int]] = [[] for _ in rows]
+        logprobs: list[list[float]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        cache = None
         with torch.inference_mode():
-            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        new = out.sequences[:, ids.shape[1] :].cpu()
-        logprobs = np.zeros(new.shape)
-        for step, logits in enumerate(out.logits):
-            picked = logits.float().log_softmax(-1).cpu().gather(1, new[:, step : step + 1])
-            logprobs[:, step] = picked[:, 0].numpy()
+            for step in range(sampling.max_new_tokens):
+                out = self.model(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                cache = out.past_key_values
+                scores = out.logits[:, -1].float().log_softmax(-1)
+                chosen = choose(scores, sampling, luck[alive, step])
+                picked = scores.gather(1, chosen[:, None])[:, 0].tolist()
+                for row, token, logprob in zip(alive, chosen.tolist(), picked, strict=True):
+                    tokens[row].append(token)
+                    logprobs[row].append(logprob)
+                going = [at for at, row in enumerate(alive) if tokens[row][-1] != self.stop_id]
+                if not going:
+                    break
+                if len(going) < len(alive):
+                    index = torch.tensor(going, device=ids.device)
+                    cache.batch_select_indices(index)
+                    mask, positions, chosen = mask[index], positions[index], chosen[index]
+                    alive = [alive[at] for at in going]
+                ids, positions = chosen[:, None], positions[:, -1:] + 1
+                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
         completions = []
-        for row, values in zip(new.tolist(), logprobs, strict=True):
-            stopped = self.stop_id in row
-            length = row.index(self.stop_id) + 1 if stopped else len(row)
-            tokens = row[: length - 1] if stopped else row
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-            reason = "stop" if stopped else "length"
-            completions.append(Completion(text, tokens, reason, float(values[:length].mean())))
+        for found, values in zip(tokens, logprobs, strict=True):
+            stopped = found[-1] == self.stop_id
+            kept = found[:-1] if stopped else found
+            text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+            completions.append(Completion(text, kept, "stop" if stopped else "length", float(np.mean(values))))
         return completions
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
@@ -138,18 +213,18 @@ class TransformersEngine:
 
         self._check([len(prompt) for prompt in prompts])
         shared = shared_prefix(prompts)
-        result = np.zeros((len(prompts), len(choices)))
-        with torch.inference_mode():
-            cache = None
-            if shared:
-                prefix = torch.tensor([prompts[0][:shared]], device=self.model.device)
+        cache = None
+        if shared:
+            prefix = torch.tensor([prompts[0][:shared]], device=self.model.device)
+            with torch.inference_mode():
                 cache = self.model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
-            tails = [prompt[shared:] for prompt in prompts]
-            for batch in batches([len(prompt) for prompt in prompts], self.batch_tokens):
-                ids, mask, positions = self._pad([tails[i] for i in batch], before=shared)
-                past = copy.deepcopy(cache)
-                if past is not None:
-                    past.batch_repeat_interleave(len(batch))
+
+        def run(batch: Sequence[int]) -> list[np.ndarray]:
+            ids, mask, positions = self._pad([prompts[i][shared:] for i in batch], before=shared)
+            past = copy.deepcopy(cache)
+            if past is not None:
+                past.batch_repeat_interleave(len(batch))
+            with torch.inference_mode():
                 logits = self.model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -158,7 +233,11 @@ class TransformersEngine:
                     use_cache=past is not None,
                     logits_to_keep=1,
                 ).logits[:, -1]
-                result[batch] = logits.float().log_softmax(-1)[:, list(choices)].cpu().numpy()
+            return list(logits.float().log_softmax(-1)[:, list(choices)].cpu().numpy())
+
+        result = np.zeros((len(prompts), len(choices)))
+        for batch in batches([len(prompt) for prompt in prompts], self.batch_tokens):
+            result[batch] = halving(batch, run)
         return result
 
     def sequence_logprobs(
@@ -167,24 +246,26 @@ class TransformersEngine:
         """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
         import torch
 
-        result = np.zeros(len(prompts))
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         self._check([len(row) for row in rows])
-        with torch.inference_mode():
-            for batch in batches([len(row) for row in rows], self.batch_tokens):
-                ids, mask, positions = self._pad([rows[i] for i in batch])
-                keep = max(len(completions[i]) for i in batch) + 1
+
+        def run(batch: Sequence[int]) -> list[float]:
+            ids, mask, positions = self._pad([rows[i] for i in batch])
+            keep = max(len(completions[i]) for i in batch) + 1
+            sums = []
+            with torch.inference_mode():
                 logits = self.model(
-                    input_ids=ids,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    use_cache=False,
-                    logits_to_keep=keep,
+                    input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
                 ).logits
                 for at, i in enumerate(batch):
                     # Row by row: float32 logits of a whole batch over a large vocabulary are gigabytes.
                     count = len(completions[i])
                     scores = logits[at, -count - 1 : -1].float().log_softmax(-1)
                     target = torch.tensor(list(completions[i]), device=scores.device)
-                    result[i] = float(scores.gather(1, target[:, None]).sum())
+                    sums.append(float(scores.gather(1, target[:, None]).sum()))
+            return sums
+
+        result = np.zeros(len(prompts))
+        for batch in batches([len(row) for row in rows], self.batch_tokens):
+            result[batch] = halving(batch, run)
         return result

@@ -52,4 +52,5 @@ def answers(examples: list[Row], engine: "TransformersEngine", template: Templat
     from backtranslation.engines import Sampling
 
     prompts = [template.prompt(row["prompt"], row["system"]) for row in examples]
-    return [c.text for c in engine.generate(prompts, Sampling(max_new_tokens=128, temperature=0), seed=0)]
+    found = dict(engine.generate(prompts, Sampling(max_new_tokens=128, temperature=0), [0] * len(prompts)))
+    return [found[i].text for i in range(len(prompts))]

@@ -22,6 +22,7 @@ _META = re.compile(
 )
 
 REASONS = {
+    "over_context": "the text and its prompt do not fit the model's context",
     "empty": "nothing was generated",
     "cut_off": "the token limit was reached before the instruction ended",
     "no_terminal_punctuation": "does not end like a sentence",
@@ -54,6 +55,8 @@ def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) 
 def reason(candidate: Row) -> str | None:
     """The first reason code that speaks against a candidate, `duplicate` apart; None when it passes."""
     instruction = candidate["instruction"].strip()
+    if candidate["finish_reason"] == "over_context":
+        return "over_context"
     if not instruction:
         return "empty"
     if candidate["finish_reason"] == "length":

@@ -1,5 +1,6 @@
 """The judge: expected rating from a rubric, and the likelihood gain; the choice of what to keep."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from backtranslation import engines
 from backtranslation.logs import Progress, logger
-from backtranslation.records import Row, WorkFile, drop, fingerprint
+from backtranslation.records import SIGNALS, Row, WorkFile, drop
 from backtranslation.templates import Template, fill
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def rate(
     pass, so there is always a value); `rating_entropy` in nats over the five digits; `rating_mass`:
     their share of all probability. `instruction_gain`: mean log p(y|x) - mean log p(y) per token of
     the response y, in nats: how much the instruction x explains it; p(y) is taken under an empty
-    instruction.
+    instruction. A row that does not fit the judge's context is never cut: all its signals are NaN.
 
     Raises JudgeError when the rubric lacks `{instruction}` or `{response}`.
     """
@@ -58,31 +59,36 @@ def rate(
         if name not in rubric:
             raise JudgeError(f"judge.rubric: the rubric does not contain {name}")
     digits = digit_ids(template)
-    asked = [
-        template.prompt(fill(rubric, instruction=row["instruction"], response=row["text"]), forced=FORCED)
-        for row in candidates
-    ]
     progress = Progress("ratings", len(candidates))
-    loaded = None
-    for batch in engines.batches([len(ids) for ids in asked], 4 * batch_tokens):
-        key = fingerprint([candidates[i]["id"] for i in batch])
-        if key in work.done:
-            progress.skip(len(batch))
-            continue
-        loaded = loaded or engine()
-        logprobs = loaded.choice_logprobs([asked[i] for i in batch], digits)
-        answers = [template.completion(candidates[i]["text"]) for i in batch]
-        given = [template.prompt(candidates[i]["instruction"]) for i in batch]
-        counts = np.array([len(answer) for answer in answers])
-        conditional = loaded.sequence_logprobs(given, answers) / counts
-        marginal = loaded.sequence_logprobs([template.prompt("")] * len(batch), answers) / counts
-        work.add(key, signals(logprobs, conditional - marginal))
-        progress.add(len(batch), int(counts.sum()))
-    values: dict[str, dict[str, float]] = {}
-    for batch in engines.batches([len(ids) for ids in asked], 4 * batch_tokens):
-        rows = [candidates[i] for i in batch]
-        values |= {row["id"]: found for row, found in zip(rows, work.done[fingerprint([r["id"] for r in rows])], strict=True)}
-    return [{**row, **values[row["id"]]} for row in candidates]
+    left = [row for row in candidates if row["id"] not in work.done]
+    progress.skip(len(candidates) - len(left))
+    if left:
+        loaded = engine()
+        asked = [
+            template.prompt(fill(rubric, instruction=row["instruction"], response=row["text"]), forced=FORCED)
+            for row in left
+        ]
+        given = [template.prompt(row["instruction"]) for row in left]
+        answers = [template.completion(row["text"]) for row in left]
+        empty = template.prompt("")
+        longest = [max(len(a), len(g) + len(y)) for a, g, y in zip(asked, given, answers, strict=True)]
+        for row, length in zip(left, longest, strict=True):
+            if length > loaded.context:
+                work.add(row["id"], dict.fromkeys(SIGNALS, math.nan))
+                progress.add(1)
+        fitting = [i for i, length in enumerate(longest) if length <= loaded.context]
+        # Chunks of several batches, so that the rubric is computed once for many rows and yet little is lost by a stop.
+        for chunk in engines.batches([len(asked[i]) for i in fitting], 4 * batch_tokens):
+            at = [fitting[i] for i in chunk]
+            logprobs = loaded.choice_logprobs([asked[i] for i in at], digits)
+            counts = np.array([len(answers[i]) for i in at])
+            completions = [answers[i] for i in at]
+            conditional = loaded.sequence_logprobs([given[i] for i in at], completions) / counts
+            marginal = loaded.sequence_logprobs([empty] * len(at), completions) / counts
+            for i, found in zip(at, signals(logprobs, conditional - marginal), strict=True):
+                work.add(left[i]["id"], found)
+            progress.add(len(at), int(counts.sum()))
+    return [{**row, **work.done[row["id"]]} for row in candidates]
 
 
 def signals(logprobs: np.ndarray, gain: np.ndarray) -> list[dict[str, float]]:
@@ -91,8 +97,7 @@ def signals(logprobs: np.ndarray, gain: np.ndarray) -> list[dict[str, float]]:
     p = np.exp(logprobs) / mass[:, None]
     rating = p @ np.arange(1, 6)
     entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(1)
-    names = ("rating", "rating_entropy", "rating_mass", "instruction_gain")
-    return [dict(zip(names, map(float, row), strict=True)) for row in zip(rating, entropy, mass, gain, strict=True)]
+    return [dict(zip(SIGNALS, map(float, row), strict=True)) for row in zip(rating, entropy, mass, gain, strict=True)]
 
 
 def keep(rated: list[Row], signal: str, rule: str, value: float) -> tuple[list[Row], list[Row]]:
@@ -119,7 +124,7 @@ def keep(rated: list[Row], signal: str, rule: str, value: float) -> tuple[list[R
     dropped = [
         drop(row, "curate", "low_" + signal, f"{why}: {row[signal]:.3f}")
         if np.isfinite(row[signal])
-        else drop(row, "curate", "no_value", f"{signal} has no value")
+        else drop(row, "curate", "no_value", "does not fit the judge's context")
         for row in rated
         if row["id"] not in chosen
     ]
