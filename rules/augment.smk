@@ -16,7 +16,7 @@ rule write_instructions:
     benchmark:
         "<benchmarks>/write_instructions/{scatteritem}.jsonl"
     conda:
-        "../envs/model.yaml"
+        ENGINE_ENV
     threads: 2
     resources:
         gpu=1,
@@ -25,6 +25,7 @@ rule write_instructions:
     params:
         generation=config["generation"],
         backward=config["backward"],
+        engine=config["engine"],
         precision=config["precision"],
         template=config["model"]["template"],
         random_seed=config["random_seed"],

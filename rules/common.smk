@@ -1,11 +1,13 @@
 # Everything that is Python and not a rule: checking the configuration, and what rules take as input.
 import ast
+import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
@@ -37,11 +39,25 @@ def check_config():
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
+        conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+        if (
+            config["engine"] == "vllm"
+            and not conda
+            and not importlib.util.find_spec("vllm")
+        ):
+            raise settings.SettingsError(
+                "engine: vllm is not installed here; run `make vllm` and start the workflow "
+                "with .venv-vllm/bin/snakemake, or add --sdm conda"
+            )
     except ValueError as error:
         raise WorkflowError(str(error)) from None
 
 
 check_config()
+
+
+# vllm pins other versions of torch and transformers, so it has an environment of its own.
+ENGINE_ENV = f"../envs/{'vllm' if config['engine'] == 'vllm' else 'model'}.yaml"
 
 
 def library(*modules):

@@ -14,13 +14,14 @@ rule rate_candidates:
     benchmark:
         "<benchmarks>/rate_candidates/{scatteritem}.jsonl"
     conda:
-        "../envs/model.yaml"
+        ENGINE_ENV
     threads: 2
     resources:
         gpu=1,
         mem_mb=model_memory,
         runtime="12h",
     params:
+        engine=config["engine"],
         precision=config["precision"],
         template=config["model"]["template"],
         batch_tokens=config["generation"]["batch_tokens"],

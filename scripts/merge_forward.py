@@ -9,7 +9,7 @@ with logs.job(snakemake.log[0]):
     base, target = models.folder_of(snakemake.input.manifest), Path(snakemake.output[0]).parent
     jinja = Template(models.load_tokenizer(base), snakemake.params.template).jinja
     with tempfile.TemporaryDirectory(dir=target) as scratch:
-        models.merge(base, Path(snakemake.input.adapter).parent, jinja, Path(scratch))
+        models.export(base, Path(snakemake.input.adapter).parent, jinja, Path(scratch))
         for path in Path(scratch).iterdir():
             # safetensors writes for the owner alone; a model is there to be shared.
             path.chmod(0o644)

@@ -15,6 +15,7 @@ with logs.job(snakemake.log[0]):
         [
             "ratings",
             models.identity(snakemake.input.manifest),
+            params.engine,
             params.precision,
             params.batch_tokens,
             rubric,
@@ -24,7 +25,14 @@ with logs.job(snakemake.log[0]):
     )
     rated = judge.rate(
         candidates,
-        lambda: engines.TransformersEngine(base, template.stop_id, batch_tokens=params.batch_tokens, **params.precision),
+        lambda: engines.load(
+            params.engine,
+            base,
+            template.stop_id,
+            batch_tokens=params.batch_tokens,
+            gpus=snakemake.resources.gpu,
+            **params.precision,
+        ),
         template,
         rubric,
         params.batch_tokens,

@@ -16,6 +16,7 @@ with logs.job(snakemake.log[0]):
         [
             "instructions",
             models.identity(snakemake.input.manifest, adapter),
+            params.engine,
             params.precision,
             params.backward["prompt"],
             settings,
@@ -26,8 +27,14 @@ with logs.job(snakemake.log[0]):
     )
     candidates = augment.write_instructions(
         segments,
-        lambda: engines.TransformersEngine(
-            base, template.stop_id, adapter, batch_tokens=settings["batch_tokens"], **params.precision
+        lambda: engines.load(
+            params.engine,
+            base,
+            template.stop_id,
+            adapter,
+            batch_tokens=settings["batch_tokens"],
+            gpus=snakemake.resources.gpu,
+            **params.precision,
         ),
         template,
         params.backward["prompt"],

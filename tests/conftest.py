@@ -67,6 +67,7 @@ def tiny(tmp_path_factory, chatml_tokenizer) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # the smallest that vllm computes on a CPU
         max_position_embeddings=2048,
         bos_token_id=chatml_tokenizer.bos_token_id,
         eos_token_id=chatml_tokenizer.eos_token_id,

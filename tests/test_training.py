@@ -118,7 +118,7 @@ def test_tags_tell_seed_from_augmented_and_both_serve_at_inference():
 def test_merged_model_stands_alone_and_agrees(trained, tiny, template, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    models.merge(tiny, trained, template.jinja, tmp_path)
+    models.export(tiny, trained, template.jinja, tmp_path)
     merged, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     ids = torch.tensor([template.prompt("What is the number 3?")])
     messages = [{"role": "user", "content": "What is the number 3?"}]

@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from backtranslation import engines
 from backtranslation.logs import Progress
 from backtranslation.records import Row, WorkFile, fingerprint
 from backtranslation.templates import Template, fill
-
-if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
 
 
 def reverse(pairs: list[Row], prompt: str) -> list[Row]:
@@ -29,7 +25,7 @@ def reverse(pairs: list[Row], prompt: str) -> list[Row]:
 
 def write_instructions(
     segments: list[Row],
-    engine: Callable[[], "TransformersEngine"],
+    engine: Callable[[], "engines.Engine"],
     template: Template,
     prompt: str,
     sampling: engines.Sampling,

@@ -1,9 +1,11 @@
 """One small interface to a language model: generate, choice_logprobs, sequence_logprobs."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from backtranslation.logs import logger
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from vllm import RequestOutput, SamplingParams
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,24 @@ class Completion:
     tokens: list[int]
     finish_reason: str
     logprob: float
+
+
+class Engine(Protocol):
+    """What generation and rating need of a model; prompts and completions are token ids."""
+
+    context: int
+    """Longest prompt with its completion, in tokens."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Completion]]:
+        """(index, completion) of every prompt, in the order in which they are done."""
+
+    def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
+        """log p(choice | prompt) of single tokens, shape [n, k]."""
+
+    def sequence_logprobs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
+        """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -68,14 +89,23 @@ def choose(scores: "Tensor", sampling: Sampling, luck: "Tensor") -> "Tensor":
 
     if sampling.temperature == 0:
         return scores.argmax(-1)
-    p, order = (scores / sampling.temperature).softmax(-1).sort(-1, descending=True, stable=True)
-    before = p.cumsum(-1) - p
-    p = p.masked_fill(before > sampling.top_p, 0)
-    cumulated = p.cumsum(-1)
-    at = torch.searchsorted(cumulated, luck[:, None] * cumulated[:, -1:], right=True)
-    # Rounding may point one past the last token with probability.
-    last = (p > 0).sum(-1, keepdim=True) - 1
-    return order.gather(1, at.minimum(last))[:, 0]
+    p = (scores / sampling.temperature).softmax(-1)
+
+    def pick(p: "Tensor", order: "Tensor", luck: "Tensor") -> "Tensor":
+        p = p.masked_fill(p.cumsum(-1) - p > sampling.top_p, 0)
+        cumulated = p.cumsum(-1)
+        at = torch.searchsorted(cumulated, luck[:, None] * cumulated[:, -1:], right=True)
+        # Rounding may point one past the last token with probability.
+        last = (p > 0).sum(-1, keepdim=True) - 1
+        return order.gather(1, at.minimum(last))[:, 0]
+
+    # Sorting the whole vocabulary takes longer than the model itself; few nuclei are that large.
+    top, order = p.topk(min(256, p.shape[-1]))
+    chosen = pick(top, order, luck)
+    large = top.sum(-1) <= sampling.top_p
+    if large.any():
+        chosen[large] = pick(*p[large].sort(dim=-1, descending=True, stable=True), luck[large])
+    return chosen
 
 
 def halving(rows: Sequence[Any], run: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
@@ -97,6 +127,22 @@ def halving(rows: Sequence[Any], run: Callable[[Sequence[Any]], list[Any]]) -> l
     logger.info("out of memory with %d rows; going on with %d", len(rows), len(rows) // 2)
     middle = len(rows) // 2
     return halving(rows[:middle], run) + halving(rows[middle:], run)
+
+
+def load(
+    name: str,
+    folder: Path,
+    stop_id: int,
+    adapter: Path | None = None,
+    dtype: str = "auto",
+    quantization: str = "none",
+    batch_tokens: int = 8192,
+    gpus: int = 1,
+) -> Engine:
+    """The engine of the configuration's `engine`; `batch_tokens` is for transformers, `gpus` for vllm."""
+    if name == "vllm":
+        return VllmEngine(folder, stop_id, adapter, dtype, quantization, gpus)
+    return TransformersEngine(folder, stop_id, adapter, dtype, quantization, batch_tokens)
 
 
 class TransformersEngine:
@@ -268,4 +314,134 @@ class TransformersEngine:
         result = np.zeros(len(prompts))
         for batch in batches([len(row) for row in rows], self.batch_tokens):
             result[batch] = halving(batch, run)
+        return result
+
+
+class VllmEngine:
+    """vLLM inside this process, for throughput, on CUDA or with its CPU build.
+
+    On CUDA the adapter goes along as a LoRA request. On the CPU it is merged for the time of the
+    job: there a LoRA request is seven times slower, and log-probabilities of a prompt end the engine.
+
+    Raises ValueError for what this machine cannot do, before anything is loaded.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stop_id: int,
+        adapter: Path | None = None,
+        dtype: str = "auto",
+        quantization: str = "none",
+        gpus: int = 1,
+    ):
+        import torch
+
+        # In this process: no second one that could outlive it, and errors arrive as what they are.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if gpus == 1 else "1"
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        self.tokenizer = models.load_tokenizer(folder)
+        self.stop_id = stop_id
+        options: dict[str, Any] = {}
+        if adapter is not None:
+            models.check_adapter(folder, adapter)
+        if torch.cuda.is_available():
+            models.check_parallel(folder, gpus)
+            options["tensor_parallel_size"] = gpus
+            options["quantization"] = "bitsandbytes" if quantization == "nf4" else None
+            if adapter is not None:
+                options |= {"enable_lora": True, "max_lora_rank": models.rank_of(adapter)}
+        elif quantization != "none":
+            raise ValueError("precision.quantization: vllm quantises on CUDA alone; use engine: transformers")
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        resolved = models.resolve_dtype(dtype)
+        with tempfile.TemporaryDirectory() as merged:
+            weights, self.lora = folder, None
+            if adapter is not None and torch.cuda.is_available():
+                self.lora = LoRARequest(adapter.name, 1, str(adapter))
+            elif adapter is not None:
+                models.merge(folder, adapter, resolved, Path(merged))
+                weights = Path(merged)
+            llm = LLM(
+                model=str(weights),
+                skip_tokenizer_init=True,
+                dtype=str(resolved).removeprefix("torch."),
+                enable_prefix_caching=True,
+                # The model's own defaults (temperature and such) would change what was asked for.
+                generation_config="vllm",
+                disable_log_stats=True,
+                **options,
+            )
+        self.engine = llm.llm_engine
+        self.context: int = self.engine.model_config.max_model_len
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], params: "Sequence[SamplingParams]"
+    ) -> "Iterator[tuple[int, RequestOutput]]":
+        """(index, output) of every request, as soon as it is done."""
+        for i, (prompt, chosen) in enumerate(zip(prompts, params, strict=True)):
+            self.engine.add_request(str(i), {"prompt_token_ids": list(prompt)}, chosen, lora_request=self.lora)
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if output.finished:
+                    yield int(output.request_id), output
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Completion]]:
+        """(index, completion) of every prompt, as they are done; row i is drawn with `seeds[i]`."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = [
+            SamplingParams(
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=seed,
+                logprobs=0,
+                stop_token_ids=[self.stop_id],
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for seed in seeds
+        ]
+        for i, output in self._run(prompts, params):
+            found = output.outputs[0]
+            ids = list(found.token_ids)
+            picked = [entry[token].logprob for token, entry in zip(ids, found.logprobs, strict=True)]
+            stopped = ids[-1] == self.stop_id
+            kept = ids[:-1] if stopped else ids
+            text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+            yield i, Completion(text, kept, "stop" if stopped else "length", float(np.mean(picked)))
+
+    def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
+        """log p(choice | prompt) of single tokens, shape [n, k]; what prompts share is cached by vLLM."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(choices), detokenize=False)
+        result = np.zeros((len(prompts), len(choices)))
+        for i, output in self._run(prompts, [params] * len(prompts)):
+            entry = output.outputs[0].logprobs[0]
+            result[i] = [entry[choice].logprob for choice in choices]
+        return result
+
+    def sequence_logprobs(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        result = np.zeros(len(rows))
+        for i, output in self._run(rows, [params] * len(rows)):
+            start = len(prompts[i])
+            result[i] = sum(
+                entry[token].logprob for token, entry in zip(rows[i][start:], output.prompt_logprobs[start:], strict=True)
+            )
         return result

@@ -9,10 +9,10 @@ from backtranslation.records import Row
 from backtranslation.templates import Template
 
 if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
+    from backtranslation.engines import Engine
 
 
-def losses(examples: list[Row], engine: "TransformersEngine", template: Template) -> np.ndarray:
+def losses(examples: list[Row], engine: "Engine", template: Template) -> np.ndarray:
     """Negative log-likelihood of each completion given its prompt, nats per token, shape [n].
 
     The token that ends the turn counts. Raises ValueError when an example exceeds the context.
@@ -47,7 +47,7 @@ def compare(model: str, measure: str, base: np.ndarray, tuned: np.ndarray, rando
     return line
 
 
-def answers(examples: list[Row], engine: "TransformersEngine", template: Template) -> list[str]:
+def answers(examples: list[Row], engine: "Engine", template: Template) -> list[str]:
     """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read."""
     from backtranslation.engines import Sampling
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +9,6 @@ from backtranslation import engines
 from backtranslation.logs import Progress, logger
 from backtranslation.records import SIGNALS, Row, WorkFile, drop
 from backtranslation.templates import Template, fill
-
-if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
 
 FORCED = "Score: "
 """What the judge's answer is made to begin with; the next token is then a digit."""
@@ -39,7 +35,7 @@ def digit_ids(template: Template) -> list[int]:
 
 def rate(
     candidates: list[Row],
-    engine: Callable[[], "TransformersEngine"],
+    engine: Callable[[], "engines.Engine"],
     template: Template,
     rubric: str,
     batch_tokens: int,

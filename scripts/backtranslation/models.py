@@ -202,7 +202,7 @@ def load(
     if adapter is not None:
         from peft import PeftModel
 
-        _check_adapter(folder, adapter)
+        check_adapter(folder, adapter)
         model = PeftModel.from_pretrained(model, adapter)
         # As in training, where autocast computes the float32 adapter in the model's type.
         for name, parameter in model.named_parameters():
@@ -211,22 +211,43 @@ def load(
     return model.eval()
 
 
-def _check_adapter(folder: Path, adapter: Path) -> None:
+def check_adapter(folder: Path, adapter: Path) -> None:
+    """Raises ModelError when the adapter belongs to another base model."""
     trained_on = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
     if Path(trained_on).resolve() != folder.resolve():
         raise ModelError(f"{adapter}: this adapter was trained on {trained_on}, not on {folder}")
 
 
-def merge(folder: Path, adapter: Path, jinja: str, target: Path) -> None:
-    """Fold the adapter into the base model's float32 weights and save them in the dtype it was trained in.
+def rank_of(adapter: Path) -> int:
+    return int(read_json(adapter / "adapter_config.json")["r"])
 
-    The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it. It carries the
-    template that it was trained with.
+
+def check_parallel(folder: Path, gpus: int) -> None:
+    """Raises ModelError when the model cannot be spread over `gpus` GPUs."""
+    import torch
+
+    heads = read_json(folder / "config.json")["num_attention_heads"]
+    if not 1 <= gpus <= torch.cuda.device_count():
+        raise ModelError(f"resources: gpu={gpus} was asked for, {torch.cuda.device_count()} are here")
+    if heads % gpus:
+        raise ModelError(f"resources: gpu={gpus} does not divide the model's {heads} attention heads")
+
+
+def merge(folder: Path, adapter: Path, dtype: "torch.dtype", target: Path) -> None:
+    """Fold the adapter into the base model's float32 weights and save the model and its tokenizer in `dtype`."""
+    model = load(folder, dtype="float32", adapter=adapter).merge_and_unload()
+    model.to(dtype)
+    model.save_pretrained(target, max_shard_size="1TB")
+    load_tokenizer(folder).save_pretrained(target)
+
+
+def export(folder: Path, adapter: Path, jinja: str, target: Path) -> None:
+    """The merged model in the dtype it was trained in, with the chat template `jinja` that it was trained with.
+
+    The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it.
     """
     trained = read_json(adapter / "training.json")
-    model = load(folder, dtype="float32", adapter=adapter).merge_and_unload()
-    model.to(resolve_dtype(trained["dtype"]))
-    model.save_pretrained(target, max_shard_size="1TB")
+    merge(folder, adapter, resolve_dtype(trained["dtype"]), target)
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = jinja
     tokenizer.save_pretrained(target)
