@@ -32,9 +32,9 @@ HELDOUT = [pair(n) for n in range(20, 24)]
 PROMPT = "{response}\n\nWrite the instruction."
 
 
-def run(tiny, template, output, pairs=PAIRS, **changes):
+def run(tiny, template, output, pairs=PAIRS, heldout=HELDOUT, **changes):
     settings = {**copy.deepcopy(SETTINGS), **changes}
-    return training.train(reverse(pairs, PROMPT), reverse(HELDOUT, PROMPT), tiny, template, settings, 42, output)
+    return training.train(reverse(pairs, PROMPT), reverse(heldout, PROMPT), tiny, template, settings, 42, output)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,23 @@ def test_other_precisions_train_too(tiny, template, tmp_path, changes):
     run(tiny, template, tmp_path / "adapter", **changes)
     history = pd.read_csv(tmp_path / "adapter" / "history.tsv", sep="\t")["heldout_loss"].dropna()
     assert history.iloc[-1] < history.iloc[0]
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_gradient_is_the_same_after_an_evaluation(tiny, quantization):
+    """bitsandbytes loses it on some CPUs, unless it is kept from repacking the weights."""
+    model = models.load(tiny, "bfloat16", quantization, train=True)
+    embedded = model.get_input_embeddings()(torch.tensor([[5, 6, 7, 8]])).detach().requires_grad_()
+
+    def gradient():
+        model.train()
+        loss = model(inputs_embeds=embedded, labels=torch.tensor([[5, 6, 7, 8]])).loss
+        return torch.autograd.grad(loss, embedded)[0]
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(torch.tensor([[5, 6, 7, 8]]))
+    assert torch.equal(gradient(), before) and before.abs().max() > 0
 
 
 def test_the_model_learns_to_stop(tiny, template, tmp_path):

@@ -1,6 +1,7 @@
 """Fetching base models, loading them with dtype, quantisation and adapter, merging. Knows no data."""
 
 import ctypes
+import importlib.util
 import json
 import os
 import shutil
@@ -181,9 +182,12 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load(
-    folder: Path, dtype: str = "auto", quantization: str = "none", adapter: Path | None = None
+    folder: Path, dtype: str = "auto", quantization: str = "none", adapter: Path | None = None, train: bool = False
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, ready for inference, its LoRA adapter attached but not merged."""
+    """The causal language model in `folder`, ready for inference or training, its LoRA adapter attached but not merged.
+
+    Raises ModelError when the adapter belongs to another model or the quantisation is not to be had.
+    """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -191,6 +195,8 @@ def load(
     resolved = resolve_dtype(dtype)
     options: dict[str, Any] = {"dtype": resolved, "use_safetensors": True}
     if quantization == "nf4":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModelError("precision.quantization: nf4 needs the package bitsandbytes, which is not installed here")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -199,6 +205,12 @@ def load(
         )
     model = AutoModelForCausalLM.from_pretrained(folder, device_map=device(), **options)
     logger.info("loaded %s on %s in %s, quantization %s", folder.parent.name if folder.name == "weights" else folder.name, device(), resolved, quantization)
+    if train:
+        for module in model.modules():
+            # Else bitsandbytes 0.50 repacks 4-bit weights at the first evaluation on a CPU with AVX512-BF16
+            # and computes with a kernel without a gradient from then on, in training too, with a mere warning.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     if adapter is not None:
         from peft import PeftModel
 

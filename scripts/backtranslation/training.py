@@ -73,7 +73,7 @@ def train(
     models.keep_memory()
     set_seed(random_seed)
     dtype = models.resolve_dtype(settings["dtype"])
-    model = models.load(base, settings["dtype"], settings["quantization"])
+    model = models.load(base, settings["dtype"], settings["quantization"], train=True)
     lora = settings["lora"]
     arguments = SFTConfig(
         output_dir=tempfile.mkdtemp(prefix="trainer-", dir=output.parent),
