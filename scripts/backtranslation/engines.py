@@ -14,6 +14,7 @@ from backtranslation.logs import logger
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import DynamicCache
     from vllm import RequestOutput, SamplingParams
 
 
@@ -66,6 +67,20 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
             plan[-1].append(index)
         else:
             plan.append([index])
+    return plan
+
+
+def pieces(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Consecutive indices, so that longest row times number of rows stays within `budget` tokens."""
+    plan: list[list[int]] = []
+    longest = 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        if plan and longest * (len(plan[-1]) + 1) <= budget:
+            plan[-1].append(index)
+        else:
+            plan.append([index])
+            longest = length
     return plan
 
 
@@ -157,11 +172,18 @@ class TransformersEngine:
         quantization: str = "none",
         batch_tokens: int = 8192,
     ):
+        import torch
+
         models.keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
         self.model = models.load(folder, dtype, quantization, adapter)
+        if self.model.device.type == "cpu" and quantization == "none":
+            models.pack(self.model)
         self.stop_id = stop_id
         self.batch_tokens = batch_tokens
+        self.piece_tokens = min(batch_tokens, 2048) if self.model.device.type == "cpu" else batch_tokens
+        # As an index, since a slice of hidden states makes torch copy the output matrix for every row.
+        self.last = torch.tensor([-1], device=self.model.device)
         self.context: int = self.model.config.max_position_embeddings
 
     def _check(self, lengths: Sequence[int]) -> None:
@@ -203,46 +225,77 @@ class TransformersEngine:
             rows = [(prompts[i], seeds[i]) for i in batch]
             yield from zip(batch, halving(rows, lambda part: self._decode(part, sampling)), strict=True)
 
+    def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> "tuple[Tensor, DynamicCache]":
+        """Logits after each prompt, [n, vocabulary], and the cache with room for `room` more tokens.
+
+        In pieces: on a CPU a few thousand tokens at a time are faster than many, and need less memory.
+        """
+        import torch
+        from transformers import DynamicCache
+
+        from backtranslation import caching
+
+        logits, caches = [], []
+        for piece in pieces([len(prompt) for prompt in prompts], self.piece_tokens):
+            ids, mask, positions = self._pad([prompts[i] for i in piece])
+            caches.append(DynamicCache())
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=caches[-1],
+                use_cache=True,
+                logits_to_keep=self.last,
+            )
+            logits.append(out.logits[:, -1])
+        return torch.cat(logits), caching.join(caches, room)
+
     def _decode(self, rows: Sequence[tuple[Sequence[int], int]], sampling: Sampling) -> list[Completion]:
-        """Completions of one batch; a row that has ended leaves it, so that the others go on faster."""
+        """Completions of one batch, sorted by length; rows that have ended leave it, so that the others go on faster."""
         import torch
 
-        ids, mask, positions = self._pad([prompt for prompt, _ in rows])
+        prompts = [prompt for prompt, _ in rows]
+        _, mask, positions = self._pad(prompts)
+        positions = positions[:, -1:]
         # Drawn at once, so that a row uses the same numbers however long the others go on.
         luck = torch.stack(
             [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in rows]
-        ).to(ids.device)
+        ).to(mask.device)
         tokens: list[list[int]] = [[] for _ in rows]
         logprobs: list[list[float]] = [[] for _ in rows]
-        alive = list(range(len(rows)))
-        cache = None
+        batch = list(range(len(rows)))
         with torch.inference_mode():
+            logits, cache = self._prefill(prompts, sampling.max_new_tokens)
             for step in range(sampling.max_new_tokens):
-                out = self.model(
-                    input_ids=ids,
+                scores = logits.float().log_softmax(-1)
+                chosen = choose(scores, sampling, luck[batch, step])
+                picked = scores.gather(1, chosen[:, None])[:, 0].tolist()
+                going = []
+                for at, (row, token) in enumerate(zip(batch, chosen.tolist(), strict=True)):
+                    if tokens[row] and tokens[row][-1] == self.stop_id:
+                        continue
+                    tokens[row].append(token)
+                    logprobs[row].append(picked[at])
+                    if token != self.stop_id:
+                        going.append(at)
+                if not going or step + 1 == sampling.max_new_tokens:
+                    break
+                # Leaving copies the cache of those that stay, so a quarter leaves at once.
+                if len(going) <= 0.75 * len(batch):
+                    index = torch.tensor(going, device=mask.device)
+                    cache.batch_select_indices(index)
+                    mask, positions, chosen = mask[index], positions[index], chosen[index]
+                    batch = [batch[at] for at in going]
+                mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
+                positions = positions + 1
+                logits = self.model(
+                    input_ids=chosen[:, None],
                     attention_mask=mask,
                     position_ids=positions,
                     past_key_values=cache,
                     use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = out.past_key_values
-                scores = out.logits[:, -1].float().log_softmax(-1)
-                chosen = choose(scores, sampling, luck[alive, step])
-                picked = scores.gather(1, chosen[:, None])[:, 0].tolist()
-                for row, token, logprob in zip(alive, chosen.tolist(), picked, strict=True):
-                    tokens[row].append(token)
-                    logprobs[row].append(logprob)
-                going = [at for at, row in enumerate(alive) if tokens[row][-1] != self.stop_id]
-                if not going:
-                    break
-                if len(going) < len(alive):
-                    index = torch.tensor(going, device=ids.device)
-                    cache.batch_select_indices(index)
-                    mask, positions, chosen = mask[index], positions[index], chosen[index]
-                    alive = [alive[at] for at in going]
-                ids, positions = chosen[:, None], positions[:, -1:] + 1
-                mask = torch.cat([mask, mask.new_ones(len(alive), 1)], 1)
+                    logits_to_keep=self.last,
+                ).logits[:, -1]
         completions = []
         for found, values in zip(tokens, logprobs, strict=True):
             stopped = found[-1] == self.stop_id
@@ -263,7 +316,7 @@ class TransformersEngine:
         if shared:
             prefix = torch.tensor([prompts[0][:shared]], device=self.model.device)
             with torch.inference_mode():
-                cache = self.model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+                cache = self.model(input_ids=prefix, use_cache=True, logits_to_keep=self.last).past_key_values
 
         def run(batch: Sequence[int]) -> list[np.ndarray]:
             ids, mask, positions = self._pad([prompts[i][shared:] for i in batch], before=shared)
@@ -277,7 +330,7 @@ class TransformersEngine:
                     position_ids=positions,
                     past_key_values=past,
                     use_cache=past is not None,
-                    logits_to_keep=1,
+                    logits_to_keep=self.last,
                 ).logits[:, -1]
             return list(logits.float().log_softmax(-1)[:, list(choices)].cpu().numpy())
 
@@ -297,7 +350,7 @@ class TransformersEngine:
 
         def run(batch: Sequence[int]) -> list[float]:
             ids, mask, positions = self._pad([rows[i] for i in batch])
-            keep = max(len(completions[i]) for i in batch) + 1
+            keep = torch.arange(-max(len(completions[i]) for i in batch) - 1, 0, device=ids.device)
             sums = []
             with torch.inference_mode():
                 logits = self.model(

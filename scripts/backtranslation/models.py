@@ -182,18 +182,29 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def load(
-    folder: Path, dtype: str = "auto", quantization: str = "none", adapter: Path | None = None, train: bool = False
+    folder: Path,
+    dtype: str = "auto",
+    quantization: str = "none",
+    adapter: Path | None = None,
+    train: bool = False,
+    merged: bool | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, ready for inference or training, its LoRA adapter attached but not merged.
+    """The causal language model in `folder`, ready for inference or training, with its LoRA adapter.
+
+    `merged`: whether the adapter is added to the weights, in float32. By default it is on a CPU,
+    where an adapter beside the weights takes half as long again, unless the weights are quantised.
 
     Raises ModelError when the adapter belongs to another model or the quantisation is not to be had.
     """
+    import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     resolved = resolve_dtype(dtype)
-    options: dict[str, Any] = {"dtype": resolved, "use_safetensors": True}
+    if merged is None:
+        merged = adapter is not None and quantization == "none" and device() == "cpu"
+    options: dict[str, Any] = {"dtype": torch.float32 if merged else resolved, "use_safetensors": True}
     if quantization == "nf4":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ModelError("precision.quantization: nf4 needs the package bitsandbytes, which is not installed here")
@@ -218,9 +229,33 @@ def load(
         model = PeftModel.from_pretrained(model, adapter)
         # As in training, where autocast computes the float32 adapter in the model's type.
         for name, parameter in model.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name and not merged:
                 parameter.data = parameter.data.to(resolved)
+        if merged:
+            model = model.merge_and_unload().to(resolved)
     return model.eval()
+
+
+def pack(model: "PreTrainedModel") -> None:
+    """Lay out the linear layers of a model on a CPU as oneDNN computes with them, once instead of at each call.
+
+    For inference. The numbers stay the same; float32 gains about half, one row in bfloat16 twice the speed.
+    """
+    import torch
+
+    class Packed(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear):
+            super().__init__()
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+            self.bias = linear.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    with torch.inference_mode():
+        for name, module in list(model.named_modules()):
+            if type(module) is torch.nn.Linear:
+                model.set_submodule(name, Packed(module))
 
 
 def check_adapter(folder: Path, adapter: Path) -> None:
@@ -247,8 +282,7 @@ def check_parallel(folder: Path, gpus: int) -> None:
 
 def merge(folder: Path, adapter: Path, dtype: "torch.dtype", target: Path) -> None:
     """Fold the adapter into the base model's float32 weights and save the model and its tokenizer in `dtype`."""
-    model = load(folder, dtype="float32", adapter=adapter).merge_and_unload()
-    model.to(dtype)
+    model = load(folder, "float32", adapter=adapter, merged=True).to(dtype)
     model.save_pretrained(target, max_shard_size="1TB")
     load_tokenizer(folder).save_pretrained(target)
 
