@@ -57,7 +57,7 @@ check_config()
 
 
 # vllm pins other versions of torch and transformers, so it has an environment of its own.
-ENGINE_ENV = f"../envs/{'vllm' if config['engine'] == 'vllm' else 'model'}.yaml"
+ENGINE_ENV = "../envs/vllm.yaml" if config["engine"] == "vllm" else "../envs/model.yaml"
 
 
 def library(*modules):

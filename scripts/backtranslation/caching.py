@@ -1,5 +1,7 @@
 """A key-value cache with room for what is to come, for the transformers engine."""
 
+import copy
+
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -36,8 +38,19 @@ class RoomyLayer(DynamicLayer):
         self._show(length)
 
 
-def join(parts: list[DynamicCache], room: int) -> DynamicCache:
-    """One cache of the rows of all `parts`, left-padded to the longest, with `room` more tokens; empties `parts`."""
+def repeat(prefix: DynamicCache, rows: int) -> DynamicCache:
+    """A cache of its own for `rows` rows that continue the one row of `prefix`."""
+    cache = copy.deepcopy(prefix)
+    if prefix.get_seq_length():
+        cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def join(parts: list[DynamicCache], shared: int, room: int) -> DynamicCache:
+    """One cache of the rows of all `parts`, with `room` more tokens; empties `parts`.
+
+    Padding to the longest part stands behind the first `shared` tokens, which all rows begin with.
+    """
     longest = max(part.get_seq_length() for part in parts)
     whole = DynamicCache()
     for number in range(len(parts[0].layers)):
@@ -49,7 +62,9 @@ def join(parts: list[DynamicCache], room: int) -> DynamicCache:
             buffer = pieces[0].new_zeros(rows, heads, longest + room, dimension)
             row = 0
             for piece in pieces:
-                buffer[row : row + piece.shape[0], :, longest - piece.shape[2] : longest] = piece
+                at = slice(row, row + piece.shape[0])
+                buffer[at, :, :shared] = piece[:, :, :shared]
+                buffer[at, :, longest - piece.shape[2] + shared : longest] = piece[:, :, shared:]
                 row += piece.shape[0]
             buffers.append(buffer)
         for part in parts:

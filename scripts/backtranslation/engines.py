@@ -119,7 +119,8 @@ def choose(scores: "Tensor", sampling: Sampling, luck: "Tensor") -> "Tensor":
     chosen = pick(top, order, luck)
     large = top.sum(-1) <= sampling.top_p
     if large.any():
-        chosen[large] = pick(*p[large].sort(dim=-1, descending=True, stable=True), luck[large])
+        sorted_p, sorted_order = p[large].sort(dim=-1, descending=True, stable=True)
+        chosen[large] = pick(sorted_p, sorted_order, luck[large])
     return chosen
 
 
@@ -221,24 +222,38 @@ class TransformersEngine:
         """
         lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
         self._check(lengths)
+        prefix = self._prefix(prompts)
         for batch in batches(lengths, self.batch_tokens):
-            rows = [(prompts[i], seeds[i]) for i in batch]
-            yield from zip(batch, halving(rows, lambda part: self._decode(part, sampling)), strict=True)
+            rows = [(prompts[i][prefix.get_seq_length() :], seeds[i]) for i in batch]
+            yield from zip(batch, halving(rows, lambda part: self._decode(prefix, part, sampling)), strict=True)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> "tuple[Tensor, DynamicCache]":
-        """Logits after each prompt, [n, vocabulary], and the cache with room for `room` more tokens.
+    def _prefix(self, prompts: Sequence[Sequence[int]]) -> "DynamicCache":
+        """Cache of what all prompts begin with, one row of keys and values."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if shared := shared_prefix(prompts):
+            ids = torch.tensor([prompts[0][:shared]], device=self.model.device)
+            with torch.inference_mode():
+                self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=self.last)
+        return cache
+
+    def _prefill(
+        self, prefix: "DynamicCache", prompts: Sequence[Sequence[int]], room: int
+    ) -> "tuple[Tensor, DynamicCache]":
+        """Logits after each prompt that continues `prefix`, [n, vocabulary], and the cache with room for `room` more.
 
         In pieces: on a CPU a few thousand tokens at a time are faster than many, and need less memory.
         """
         import torch
-        from transformers import DynamicCache
 
         from backtranslation import caching
 
         logits, caches = [], []
         for piece in pieces([len(prompt) for prompt in prompts], self.piece_tokens):
-            ids, mask, positions = self._pad([prompts[i] for i in piece])
-            caches.append(DynamicCache())
+            ids, mask, positions = self._pad([prompts[i] for i in piece], prefix.get_seq_length())
+            caches.append(caching.repeat(prefix, len(piece)))
             out = self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -248,14 +263,16 @@ class TransformersEngine:
                 logits_to_keep=self.last,
             )
             logits.append(out.logits[:, -1])
-        return torch.cat(logits), caching.join(caches, room)
+        return torch.cat(logits), caching.join(caches, prefix.get_seq_length(), room)
 
-    def _decode(self, rows: Sequence[tuple[Sequence[int], int]], sampling: Sampling) -> list[Completion]:
+    def _decode(
+        self, prefix: "DynamicCache", rows: Sequence[tuple[Sequence[int], int]], sampling: Sampling
+    ) -> list[Completion]:
         """Completions of one batch, sorted by length; rows that have ended leave it, so that the others go on faster."""
         import torch
 
         prompts = [prompt for prompt, _ in rows]
-        _, mask, positions = self._pad(prompts)
+        _, mask, positions = self._pad(prompts, prefix.get_seq_length())
         positions = positions[:, -1:]
         # Drawn at once, so that a row uses the same numbers however long the others go on.
         luck = torch.stack(
@@ -265,7 +282,7 @@ class TransformersEngine:
         logprobs: list[list[float]] = [[] for _ in rows]
         batch = list(range(len(rows)))
         with torch.inference_mode():
-            logits, cache = self._prefill(prompts, sampling.max_new_tokens)
+            logits, cache = self._prefill(prefix, prompts, sampling.max_new_tokens)
             for step in range(sampling.max_new_tokens):
                 scores = logits.float().log_softmax(-1)
                 chosen = choose(scores, sampling, luck[batch, step])
@@ -306,30 +323,23 @@ class TransformersEngine:
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
         """log p(choice | prompt) of the next token, shape [n, k]; the prefix all prompts share is computed once."""
-        import copy
-
         import torch
 
+        from backtranslation import caching
+
         self._check([len(prompt) for prompt in prompts])
-        shared = shared_prefix(prompts)
-        cache = None
-        if shared:
-            prefix = torch.tensor([prompts[0][:shared]], device=self.model.device)
-            with torch.inference_mode():
-                cache = self.model(input_ids=prefix, use_cache=True, logits_to_keep=self.last).past_key_values
+        prefix = self._prefix(prompts)
+        shared = prefix.get_seq_length()
 
         def run(batch: Sequence[int]) -> list[np.ndarray]:
-            ids, mask, positions = self._pad([prompts[i][shared:] for i in batch], before=shared)
-            past = copy.deepcopy(cache)
-            if past is not None:
-                past.batch_repeat_interleave(len(batch))
+            ids, mask, positions = self._pad([prompts[i][shared:] for i in batch], shared)
             with torch.inference_mode():
                 logits = self.model(
                     input_ids=ids,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=past,
-                    use_cache=past is not None,
+                    past_key_values=caching.repeat(prefix, len(batch)),
+                    use_cache=True,
                     logits_to_keep=self.last,
                 ).logits[:, -1]
             return list(logits.float().log_softmax(-1)[:, list(choices)].cpu().numpy())
