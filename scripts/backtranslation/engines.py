@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from backtranslation import models
-from backtranslation.logs import logger
+from backtranslation.logs import computing, logger
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,7 +152,7 @@ def load(
     adapter: Path | None = None,
     dtype: str = "auto",
     quantization: str = "none",
-    batch_tokens: int = 8192,
+    batch_tokens: int = 32768,
     gpus: int = 1,
 ) -> Engine:
     """The engine of the configuration's `engine`; `batch_tokens` is for transformers, `gpus` for vllm."""
@@ -171,7 +171,7 @@ class TransformersEngine:
         adapter: Path | None = None,
         dtype: str = "auto",
         quantization: str = "none",
-        batch_tokens: int = 8192,
+        batch_tokens: int = 32768,
     ):
         import torch
 
@@ -182,7 +182,8 @@ class TransformersEngine:
             models.pack(self.model)
         self.stop_id = stop_id
         self.batch_tokens = batch_tokens
-        self.piece_tokens = min(batch_tokens, 2048) if self.model.device.type == "cpu" else batch_tokens
+        # Passes over whole texts: more at once is no faster, and their activations and logits would be gigabytes.
+        self.piece_tokens = min(batch_tokens, 2048 if self.model.device.type == "cpu" else 8192)
         # As an index, since a slice of hidden states makes torch copy the output matrix for every row.
         self.last = torch.tensor([-1], device=self.model.device)
         self.context: int = self.model.config.max_position_embeddings
@@ -242,10 +243,7 @@ class TransformersEngine:
     def _prefill(
         self, prefix: "DynamicCache", prompts: Sequence[Sequence[int]], room: int
     ) -> "tuple[Tensor, DynamicCache]":
-        """Logits after each prompt that continues `prefix`, [n, vocabulary], and the cache with room for `room` more.
-
-        In pieces: on a CPU a few thousand tokens at a time are faster than many, and need less memory.
-        """
+        """Logits after each prompt that continues `prefix`, [n, vocabulary], and the cache with room for `room` more."""
         import torch
 
         from backtranslation import caching
@@ -265,6 +263,7 @@ class TransformersEngine:
             logits.append(out.logits[:, -1])
         return torch.cat(logits), caching.join(caches, prefix.get_seq_length(), room)
 
+    @computing()
     def _decode(
         self, prefix: "DynamicCache", rows: Sequence[tuple[Sequence[int], int]], sampling: Sampling
     ) -> list[Completion]:
@@ -321,6 +320,7 @@ class TransformersEngine:
             completions.append(Completion(text, kept, "stop" if stopped else "length", float(np.mean(values))))
         return completions
 
+    @computing()
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
         """log p(choice | prompt) of the next token, shape [n, k]; the prefix all prompts share is computed once."""
         import torch
@@ -345,10 +345,11 @@ class TransformersEngine:
             return list(logits.float().log_softmax(-1)[:, list(choices)].cpu().numpy())
 
         result = np.zeros((len(prompts), len(choices)))
-        for batch in batches([len(prompt) for prompt in prompts], self.batch_tokens):
+        for batch in batches([len(prompt) - shared for prompt in prompts], self.piece_tokens):
             result[batch] = halving(batch, run)
         return result
 
+    @computing()
     def sequence_logprobs(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
     ) -> np.ndarray:
@@ -375,7 +376,7 @@ class TransformersEngine:
             return sums
 
         result = np.zeros(len(prompts))
-        for batch in batches([len(row) for row in rows], self.batch_tokens):
+        for batch in batches([len(row) for row in rows], self.piece_tokens):
             result[batch] = halving(batch, run)
         return result
 
@@ -448,7 +449,9 @@ class VllmEngine:
         for i, (prompt, chosen) in enumerate(zip(prompts, params, strict=True)):
             self.engine.add_request(str(i), {"prompt_token_ids": list(prompt)}, chosen, lora_request=self.lora)
         while self.engine.has_unfinished_requests():
-            for output in self.engine.step():
+            with computing():
+                outputs = self.engine.step()
+            for output in outputs:
                 if output.finished:
                     yield int(output.request_id), output
 

@@ -73,8 +73,8 @@ def rate(
                 work.add(row["id"], dict.fromkeys(SIGNALS, math.nan))
                 progress.add(1)
         fitting = [i for i, length in enumerate(longest) if length <= loaded.context]
-        # Chunks of several batches, so that the rubric is computed once for many rows and yet little is lost by a stop.
-        for chunk in engines.batches([len(asked[i]) for i in fitting], 4 * batch_tokens):
+        # In chunks, so that the rubric is computed once for many rows and yet little is lost by a stop.
+        for chunk in engines.batches([len(asked[i]) for i in fitting], batch_tokens):
             at = [fitting[i] for i in chunk]
             logprobs = loaded.choice_logprobs([asked[i] for i in at], digits)
             counts = np.array([len(answers[i]) for i in at])

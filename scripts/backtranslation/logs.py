@@ -10,6 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger("backtranslation")
+_in_model: list[float] = []
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Count the time spent within as spent in the model, so that `job` can say what starting and loading took."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        _in_model.append(time.monotonic() - started)
+
+
+def model_seconds() -> float:
+    """Time that this process has spent in model calls and training steps."""
+    return sum(_in_model)
 
 
 @contextmanager
@@ -38,7 +54,8 @@ def job(log: str | Path) -> Iterator[None]:
         logger.exception("ERROR: %s", error)
         print(f"ERROR: {error}", file=terminal, flush=True)
         raise SystemExit(1) from error
-    logger.info("done in %.1f s", time.monotonic() - started)
+    inside = f", {model_seconds():.1f} s of it in the model" if _in_model else ""
+    logger.info("done in %.1f s%s", time.monotonic() - started, inside)
 
 
 class Progress:

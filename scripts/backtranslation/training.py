@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from backtranslation import models
-from backtranslation.logs import Progress, logger
+from backtranslation.logs import Progress, computing, logger
 from backtranslation.records import Row, atomic, drop, write_json
 
 if TYPE_CHECKING:
@@ -135,7 +135,8 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     try:
-        result = trainer.train()
+        with computing():
+            result = trainer.train()
         with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
             trainer.model.save_pretrained(scratch, safe_serialization=True)
             for name in ADAPTER_FILES[:2]:
