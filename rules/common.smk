@@ -1,6 +1,5 @@
 # Everything that is Python and not a rule: checking the configuration, and what rules take as input.
 import ast
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -39,16 +38,9 @@ def check_config():
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
-        conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
-        if (
-            config["engine"] == "vllm"
-            and not conda
-            and not importlib.util.find_spec("vllm")
-        ):
-            raise settings.SettingsError(
-                "engine: vllm is not installed here; run `make vllm` and start the workflow "
-                "with .venv-vllm/bin/snakemake, or add --sdm conda"
-            )
+        methods = workflow.deployment_settings.deployment_method
+        if DeploymentMethod.CONDA not in methods:
+            settings.check_packages(config)
     except ValueError as error:
         raise WorkflowError(str(error)) from None
 

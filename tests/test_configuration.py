@@ -106,6 +106,7 @@ def test_shipped_configurations_are_valid(path):
         ("seed: {sources: [{path: nowhere.jsonl}]}", r"nowhere\.jsonl: no such file or folder"),
         ("seed: {sources: [{path: config/seed/pairs.jsonl, columns: {instruction: question, response: response}}]}", r"row 1: no field 'question'"),
         ("judge: {rubric: config/rubrics/none.txt}", r"judge\.rubric: config/rubrics/none\.txt: no such file"),
+        ("engine: vllm", r"engine: vllm is not installed here; run `make vllm`"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
     ],
 )
@@ -114,3 +115,11 @@ def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
     code, printed = snakemake("--cores", "1", "--configfile", "my.yaml")
     assert code != 0 and re.search(message, printed), printed
     assert not (tmp_path / "results").exists() and "Traceback" not in printed
+
+
+def test_quantisation_without_its_package_is_refused(monkeypatch):
+    config = {"engine": "transformers", "precision": {"quantization": "nf4"}}
+    settings.check_packages(config)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    with pytest.raises(settings.SettingsError, match="nf4 needs the package bitsandbytes"):
+        settings.check_packages(config)

@@ -83,3 +83,16 @@ def test_dtype_is_chosen_and_can_be_set():
 
     assert models.resolve_dtype("float32") == torch.float32
     assert models.resolve_dtype("auto") in (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize(
+    "gpus, here, message",
+    [(0, 2, "gpu=0 was asked for, 2 are here"), (4, 2, "gpu=4 was asked for, 2 are here"), (3, 4, "gpu=3 does not divide the model's 4 attention heads")],
+)
+def test_number_of_gpus_that_cannot_be_used(tiny, monkeypatch, gpus, here, message):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    models.check_parallel(tiny, 2)
+    with pytest.raises(models.ModelError, match=message):
+        models.check_parallel(tiny, gpus)

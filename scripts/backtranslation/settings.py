@@ -1,5 +1,6 @@
 """Checking a configuration against its schema, with messages for people."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import jsonschema
@@ -31,6 +32,20 @@ def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
     problems = [_sentence(error) for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path)))]
     if problems:
         raise SettingsError("The configuration cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def check_packages(config: dict[str, Any]) -> None:
+    """Raises SettingsError when a setting needs a package that is not installed here."""
+    if config["engine"] == "vllm" and find_spec("vllm") is None:
+        raise SettingsError(
+            "engine: vllm is not installed here; run `make vllm` and start the workflow with "
+            ".venv-vllm/bin/snakemake, or add --sdm conda"
+        )
+    if config["precision"]["quantization"] == "nf4" and find_spec("bitsandbytes") is None:
+        raise SettingsError(
+            "precision.quantization: nf4 needs the package bitsandbytes, which is not installed here; "
+            "`pip install bitsandbytes`, or set it to none"
+        )
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
