@@ -16,6 +16,7 @@ SMALL = {
     "name": "small",
     "seed": {"heldout": 0.2, "sources": [{"path": "seed.jsonl", "columns": {"instruction": "instruction", "response": "response"}}]},
     "corpus": {"sample": 10},
+    "generation": {"shards": 2},
     "curation": {"keep": {"signal": "instruction_gain", "rule": "top_fraction", "value": 0.5}},
     "report": {"examples": 2},
 }

@@ -407,7 +407,8 @@ class VllmEngine:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         self.tokenizer = models.load_tokenizer(folder)
         self.stop_id = stop_id
-        options: dict[str, Any] = {}
+        # On a CPU compiling would take two minutes of every job for a sixth more rows per second.
+        options: dict[str, Any] = {"enforce_eager": not torch.cuda.is_available()}
         if adapter is not None:
             models.check_adapter(folder, adapter)
         if torch.cuda.is_available():
