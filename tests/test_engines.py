@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtranslation.engines import Sampling, TransformersEngine, batches, choose, halving, shared_prefix
+from backtranslation.engines import Sampling, TransformersEngine, batches, choose, guess, halving, shared_prefix
 
 WORDS = ["the", "iterator works.", "Why does the answer explain it?", "Score: 5", "x" * 30, "1 2 3 4 5"]
 
@@ -129,3 +129,22 @@ def test_sequence_logprobs_equal_a_plain_pass(engine, prompts, template):
 def test_too_long_for_the_context_is_refused_not_cut(engine):
     with pytest.raises(ValueError, match="2100 tokens, the model reads at most 2048"):
         next(engine.generate([[5] * 2050], Sampling(50), [0]))
+
+
+def test_a_row_that_repeats_itself_takes_fewer_passes_for_the_same_text(engine, prompts):
+    greedy = Sampling(max_new_tokens=40, temperature=0)
+    passes = []
+    hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    alone = [generated(engine, [prompt], greedy)[0] for prompt in prompts]
+    hook.remove()
+    for prompt, completion in zip(prompts, alone, strict=True):
+        out = engine.model.generate(torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=engine.stop_id)
+        assert out[0, len(prompt) :].tolist()[: len(completion.tokens)] == completion.tokens
+    assert len(passes) < sum(len(completion.tokens) for completion in alone)
+
+
+def test_guess_is_what_followed_where_the_newest_tokens_stood_last():
+    assert guess([1, 2, 3, 4, 1, 2, 5, 6, 1, 2], 3) == [5, 6, 1]
+    assert guess([5, 7, 7, 7], 4) == [7, 7, 7, 7]
+    assert guess([4, 8, 9, 8, 9], 4) == [8, 9, 8, 9]
+    assert guess([1, 2, 3], 8) == [] and guess([1, 2, 1, 2], 0) == []

@@ -31,6 +31,9 @@ class RoomyLayer(DynamicLayer):
         self._show(start + key_states.shape[-2])
         return self.keys, self.values
 
+    def crop(self, max_length: int) -> None:
+        self._show(max_length)
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.keys.shape[-2]
         keys, values = self.buffers

@@ -124,6 +124,14 @@ def choose(scores: "Tensor", sampling: Sampling, luck: "Tensor") -> "Tensor":
     return chosen
 
 
+def guess(tokens: Sequence[int], most: int) -> list[int]:
+    """`most` tokens, as they followed where the two newest stood last and over again (prompt lookup); often none."""
+    for at in range(len(tokens) - 1, 1, -1):
+        if tokens[at - 2] == tokens[-2] and tokens[at - 1] == tokens[-1]:
+            return (list(tokens[at:]) * most)[:most]
+    return []
+
+
 def halving(rows: Sequence[Any], run: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
     """`run(rows)`, in two halves, each again in halves, as long as memory runs out (GPU or host).
 
@@ -302,6 +310,10 @@ class TransformersEngine:
                     cache.batch_select_indices(index)
                     mask, positions, chosen = mask[index], positions[index], chosen[index]
                     batch = [batch[at] for at in going]
+                if len(batch) == 1:
+                    row = batch[0]
+                    self._finish(cache, mask, prompts[row], tokens[row], logprobs[row], sampling, luck[row])
+                    break
                 mask = torch.cat([mask, mask.new_ones(len(batch), 1)], 1)
                 positions = positions + 1
                 logits = self.model(
@@ -319,6 +331,45 @@ class TransformersEngine:
             text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
             completions.append(Completion(text, kept, "stop" if stopped else "length", float(np.mean(values))))
         return completions
+
+    def _finish(
+        self,
+        cache: "DynamicCache",
+        mask: "Tensor",
+        prompt: Sequence[int],
+        tokens: list[int],
+        logprobs: list[float],
+        sampling: Sampling,
+        luck: "Tensor",
+    ) -> None:
+        """Go on with the last row of a batch, whose `tokens` and `logprobs` grow.
+
+        The last to end mostly repeats itself, so what followed last time is tried at once. Each token
+        is still the model's choice at the random number of its step; a guess only saves a pass.
+        """
+        import torch
+
+        while tokens[-1] != self.stop_id and (left := sampling.max_new_tokens - len(tokens)):
+            ids = [tokens[-1], *guess([*prompt, *tokens], min(8, left - 1))]
+            cached = mask.shape[1]
+            mask = torch.cat([mask, mask.new_ones(1, len(ids))], 1)
+            logits = self.model(
+                input_ids=torch.tensor([ids], device=mask.device),
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1)[:, cached:],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[0]
+            scores = logits.float().log_softmax(-1)
+            chosen = choose(scores, sampling, luck[len(tokens) : len(tokens) + len(ids)])
+            picked = scores.gather(1, chosen[:, None])[:, 0].tolist()
+            for count, token in enumerate(chosen.tolist(), 1):
+                tokens.append(token)
+                logprobs.append(picked[count - 1])
+                if token == self.stop_id or ids[count : count + 1] != [token]:
+                    break
+            mask = mask[:, : cached + count]
+            cache.crop(cached + count)
 
     @computing()
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
