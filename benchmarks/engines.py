@@ -137,6 +137,7 @@ def rating(task: Path) -> tuple[dict[str, float], list[list[object]]]:
         print(f"round {n + 1} of {ROUNDS}", flush=True)
     slow_row = sum(found["seconds"] for found in slow.rounds) / RATIONALES
     parsed = [re.search(r"Score: ([1-5])$", text.strip()) for found in slow.rounds for text in found["texts"]]
+    peak = slow.rounds[-1]["peak_mb"]
     plain = slow.run(kind="plain", rows=everything)["ratings"]
     cached = fast["float32"].rounds[-1]["ratings"]
     figures = {
@@ -145,7 +146,7 @@ def rating(task: Path) -> tuple[dict[str, float], list[list[object]]]:
         "rating_cache_max_diff": max(abs(a - b) for a, b in zip(plain, cached, strict=True)),
         "rationales_parsed": sum(map(bool, parsed)) / RATIONALES,
     }
-    table: list[list[object]] = [["rationale, one at a time", "float32", 1 / slow_row, 1.0, slow.rounds[-1]["peak_mb"]]]
+    table: list[list[object]] = [["rationale, one at a time", "float32", 1 / slow_row, 1.0, peak]]
     for dtype, worker in fast.items():
         row = per_row(worker, ROWS)
         table.append(["expected rating", dtype, 1 / row, slow_row / row, worker.rounds[-1]["peak_mb"]])

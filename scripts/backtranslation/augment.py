@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from backtranslation import engines
 from backtranslation.logs import Progress
-from backtranslation.records import Row, WorkFile, fingerprint
+from backtranslation.records import Row, WorkFile, blocks, fingerprint
 from backtranslation.templates import Template, fill
 
 
@@ -41,10 +41,11 @@ def write_instructions(
     progress = Progress("instructions", len(segments))
     left = [row for row in segments if row["id"] not in work.done]
     progress.skip(len(segments) - len(left))
-    if left:
-        loaded = engine()
+    loaded: engines.Engine | None = None
+    for block in blocks(left):
+        loaded = loaded or engine()
         prompts, seeds, fitting = [], [], []
-        for row in left:
+        for row in block:
             ids = template.prompt(fill(prompt, response=row["text"]))
             if len(ids) + sampling.max_new_tokens > loaded.context:
                 work.add(row["id"], asdict(engines.Completion("", [], "over_context", 0.0)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from backtranslation import engines
 from backtranslation.logs import Progress, logger
-from backtranslation.records import SIGNALS, Row, WorkFile, drop
+from backtranslation.records import SIGNALS, Row, WorkFile, blocks, drop
 from backtranslation.templates import Template, fill
 
 FORCED = "Score: "
@@ -58,17 +58,18 @@ def rate(
     progress = Progress("ratings", len(candidates))
     left = [row for row in candidates if row["id"] not in work.done]
     progress.skip(len(candidates) - len(left))
-    if left:
-        loaded = engine()
+    loaded: engines.Engine | None = None
+    for block in blocks(left):
+        loaded = loaded or engine()
         asked = [
             template.prompt(fill(rubric, instruction=row["instruction"], response=row["text"]), forced=FORCED)
-            for row in left
+            for row in block
         ]
-        given = [template.prompt(row["instruction"]) for row in left]
-        answers = [template.completion(row["text"]) for row in left]
+        given = [template.prompt(row["instruction"]) for row in block]
+        answers = [template.completion(row["text"]) for row in block]
         empty = template.prompt("")
         longest = [max(len(a), len(g) + len(y)) for a, g, y in zip(asked, given, answers, strict=True)]
-        for row, length in zip(left, longest, strict=True):
+        for row, length in zip(block, longest, strict=True):
             if length > loaded.context:
                 work.add(row["id"], dict.fromkeys(SIGNALS, math.nan))
                 progress.add(1)
@@ -82,7 +83,7 @@ def rate(
             conditional = loaded.sequence_logprobs([given[i] for i in at], completions) / counts
             marginal = loaded.sequence_logprobs([empty] * len(at), completions) / counts
             for i, found in zip(at, signals(logprobs, conditional - marginal), strict=True):
-                work.add(left[i]["id"], found)
+                work.add(block[i]["id"], found)
             progress.add(len(at), int(counts.sum()))
     return [{**row, **work.done[row["id"]]} for row in candidates]
 

@@ -128,6 +128,12 @@ def read(path: str | Path) -> list[Row]:
         raise RecordError(f"{path}: not a whole parquet file ({error}); delete it and run again") from error
 
 
+def blocks(rows: list[Row], size: int = 1000) -> Iterator[list[Row]]:
+    """Consecutive parts of at most `size` rows, so that what is made of rows need not all be in memory."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
 def drop(row: Row, stage: str, reason: str, detail: str = "", text: str = "") -> Row:
     """A ledger row for `row`."""
     shown = (text or row.get("instruction") or row.get("text") or "")[:300]
