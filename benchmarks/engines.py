@@ -4,7 +4,8 @@ The notebook's way is the transformers pipeline in float32, built once, one prom
 writing a rationale of up to 300 tokens. The ways take turns, a quarter of the rows of the slow one against
 all rows of the fast ones, so that drift of the machine cancels. Needs results/demo; writes
 results/bench/engines.json. Takes about three quarters of an hour on two cores, most of it the whole demo
-once more under another name.
+once more under another name. `python benchmarks/engines.py scaling overhead` measures these parts again and
+leaves the other figures.
 """
 
 import datetime
@@ -182,7 +183,7 @@ def scaling(task: Path) -> tuple[dict[str, float], list[list[object]]]:
     return figures, table
 
 
-def overhead() -> tuple[dict[str, float], list[list[object]]]:
+def overhead(_: Path) -> tuple[dict[str, float], list[list[object]]]:
     """The whole demo under another name; its time against what its logs say was spent in the model."""
     print("running the whole workflow", flush=True)
     started = time.perf_counter()
@@ -205,34 +206,38 @@ def show(title: str, header: list[str], table: list[list[object]]) -> None:
         print("  ".join(f"{cell:>{26 if not n else 12}}" for n, cell in enumerate(line)), flush=True)
 
 
-def main() -> None:
+def main(*chosen: str) -> None:
     if not (DEMO / "curation/rated.parquet").exists():
         raise SystemExit("ERROR: results/demo is missing; run `make demo` first")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     task = OUTPUT / "task.json"
     make_task(task)
     git = ["git", "describe", "--always", "--dirty"]
-    figures: dict[str, Any] = {
+    saved = OUTPUT / "engines.json"
+    figures: dict[str, Any] = json.loads(saved.read_text()) if chosen and saved.exists() else {}
+    figures |= {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")},
     }
     parts = {
-        "Generation": (generation, [task], ["way", "dtype", "rows/s", "tokens/s", "ratio", "peak MB", "equal text", "load s"]),
-        "Rating": (rating, [task], ["way", "dtype", "rows/s", "ratio", "peak MB"]),
-        "Training": (training, [task], ["precision", "tokens/s", "s per 1,000", "peak MB"]),
-        "Cost per row, tiny model": (scaling, [task], ["rows", "ms per row", "peak MB"]),
-        "Whole workflow": (overhead, [], ["job", "seconds", "in the model"]),
+        generation: ("Generation", ["way", "dtype", "rows/s", "tokens/s", "ratio", "peak MB", "equal text", "load s"]),
+        rating: ("Rating", ["way", "dtype", "rows/s", "ratio", "peak MB"]),
+        training: ("Training", ["precision", "tokens/s", "s per 1,000", "peak MB"]),
+        scaling: ("Cost per row, tiny model", ["rows", "ms per row", "peak MB"]),
+        overhead: ("Whole workflow", ["job", "seconds", "in the model"]),
     }
-    for title, (part, arguments, header) in parts.items():
-        found, table = part(*arguments)
+    for part, (title, header) in parts.items():
+        if chosen and part.__name__ not in chosen:
+            continue
+        found, table = part(task)
         figures |= found
         show(title, header, table)
         # After each part, so that a stop loses no more than one.
-        records.write_json(figures, OUTPUT / "engines.json")
+        records.write_json(figures, saved)
     print(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -183,7 +183,6 @@ class TransformersEngine:
     ):
         import torch
 
-        models.keep_memory()
         self.tokenizer = models.load_tokenizer(folder)
         self.model = models.load(folder, dtype, quantization, adapter)
         if self.model.device.type == "cpu" and quantization == "none":
