@@ -169,16 +169,19 @@ def training(task: Path) -> tuple[dict[str, float], list[list[object]]]:
 
 
 def scaling(task: Path) -> tuple[dict[str, float], list[list[object]]]:
+    """Short runs before and after the long one, so that drift of the machine cancels; many, for their noise."""
     figures, table, cost = {}, [], {}
-    for rows in (100, 10_000):
-        worker = Worker("scale", "float32", task)
+    workers = {rows: Worker("scale", "float32", task) for rows in (100, 10_000)}
+    for worker in workers.values():
         worker.run(times=1)
-        # As many short runs as make up for their noise.
-        found = [worker.run(times=rows // 50) for _ in range(10 if rows == 100 else 1)]
+    found: dict[int, list[dict[str, Any]]] = {100: [], 10_000: []}
+    for rows, runs in ((100, 10), (10_000, 1), (100, 10)):
+        found[rows] += [workers[rows].run(times=rows // 50) for _ in range(runs)]
+    for rows, worker in workers.items():
         worker.end()
-        cost[rows] = statistics.median(one["seconds"] for one in found) / found[0]["rows"]
-        table.append([found[0]["rows"], 1000 * cost[rows], found[-1]["peak_mb"]])
-        figures[f"scale_peak_mb_{rows}"] = found[-1]["peak_mb"]
+        cost[rows] = statistics.fmean(one["seconds"] for one in found[rows]) / found[rows][0]["rows"]
+        table.append([found[rows][0]["rows"], 1000 * cost[rows], found[rows][-1]["peak_mb"]])
+        figures[f"scale_peak_mb_{rows}"] = found[rows][-1]["peak_mb"]
     figures["row_cost_ratio_10000_to_100"] = cost[10_000] / cost[100]
     return figures, table
 

@@ -233,7 +233,9 @@ class TransformersEngine:
         prefix = self._prefix(prompts)
         for batch in batches(lengths, self.batch_tokens):
             rows = [(prompts[i][prefix.get_seq_length() :], seeds[i]) for i in batch]
-            yield from zip(batch, halving(rows, lambda part: self._decode(prefix, part, sampling)), strict=True)
+            completions = halving(rows, lambda part: self._decode(prefix, part, sampling))
+            models.release_memory()
+            yield from zip(batch, completions, strict=True)
 
     def _prefix(self, prompts: Sequence[Sequence[int]]) -> "DynamicCache":
         """Cache of what all prompts begin with, one row of keys and values."""
@@ -397,6 +399,7 @@ class TransformersEngine:
         result = np.zeros((len(prompts), len(choices)))
         for batch in batches([len(prompt) - shared for prompt in prompts], self.piece_tokens):
             result[batch] = halving(batch, run)
+        models.release_memory()
         return result
 
     @computing()
@@ -429,6 +432,7 @@ class TransformersEngine:
         # Fewer at once than elsewhere: every token has a logit for each word of the vocabulary.
         for batch in batches([len(row) for row in rows], self.piece_tokens // 4):
             result[batch] = halving(batch, run)
+        models.release_memory()
         return result
 
 
