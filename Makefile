@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check vllm test-vllm bench-engines clean
+.PHONY: demo test check vllm test-vllm bench-engines bench-judge clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -44,6 +44,10 @@ test-vllm: $(VLLM_VENV)/.installed
 # Both engines against the one-prompt-at-a-time way, alternating; takes about half an hour.
 bench-engines: $(VENV)/.installed $(VLLM_VENV)/.installed
 	$(BIN)/python benchmarks/engines.py
+
+# The judge on held-out pairs, and on people's preferences with TREES=<Open-Assistant message trees>.
+bench-judge: $(VENV)/.installed
+	$(BIN)/python benchmarks/judge.py $(TREES)
 
 # Removes what `make` installed; results stay.
 clean:

@@ -1,7 +1,7 @@
 # Instruction backtranslation (Li et al. 2023, arXiv 2308.06259).
 #
 # Where things lie: resources/<model>/ holds base models, shared by runs; results/<name>/ holds one
-# run, a folder per stage: seed, corpus, backward, augment, curation, forward, evaluation, report.
+# run, a folder per stage: seed, corpus, backward, audit, augment, curation, forward, evaluation, report.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -27,6 +27,7 @@ scattergather:
 include: "rules/data.smk"
 include: "rules/backward.smk"
 include: "rules/augment.smk"
+include: "rules/audit.smk"
 include: "rules/curate.smk"
 include: "rules/forward.smk"
 include: "rules/evaluate.smk"
@@ -40,12 +41,23 @@ rule all:
         "<results>/forward/model/model.safetensors",
         "<results>/evaluation/heldout.tsv",
         "<results>/report/scores.svg",
+        "<results>/report/audit.svg",
+        "<results>/report/labelling.html",
+        "<results>/evaluation/round_trip.tsv",
         "<results>/report/examples.html",
     message:
         "Done: curated set, forward model and report tables are in results/{config[name]}"
 
 
 # Named targets, for going only part of the way.
+rule audit:
+    input:
+        "<results>/audit/verdict.json",
+        "<results>/report/audit.svg",
+    message:
+        "The judge is audited: results/{config[name]}/audit/audit.json"
+
+
 rule curated:
     input:
         "<results>/curation/curated.jsonl",

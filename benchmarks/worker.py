@@ -43,7 +43,7 @@ def pipeline(task: dict[str, Any], dtype: str) -> Callable[[dict[str, Any]], dic
             with torch.inference_mode():
                 logits = [pipe.model(torch.tensor([task["rating_prompts"][i]])).logits[0, -1] for i in command["rows"]]
             logprobs = torch.stack(logits).log_softmax(-1)[:, digits].numpy()
-            return {"ratings": [entry["rating"] for entry in judge.signals(logprobs, logprobs[:, 0])]}
+            return {"ratings": [entry["rating"] for entry in judge.expected(logprobs)]}
         options = {"max_new_tokens": new, "max_length": None, "do_sample": False, "return_full_text": False}
         texts = [pipe(tokenizer.decode(prompts[i]), **options)[0]["generated_text"].strip() for i in command["rows"]]
         return {"texts": texts, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
@@ -117,7 +117,8 @@ def scale(task: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
         sampling = engines.Sampling(8, 0.7)
         written = augment.write_instructions(rows, lambda: loaded, template, task["prompt"], sampling, 42, work("write"))
-        judge.rate(written, lambda: loaded, template, task["rubric"], 8192, work("rate"))
+        asked = judge.Judge(template, task["rubric"], ["rating", "instruction_gain"], lambda: loaded, batch_tokens=8192)
+        judge.rate(written, asked, work("rate"))
         return {"rows": len(rows)}
 
     return run

@@ -11,7 +11,7 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from backtranslation import settings, sources
-from backtranslation.records import fingerprint
+from backtranslation.records import COLUMNS, fingerprint
 
 
 def check_config():
@@ -30,6 +30,17 @@ def check_config():
         if not Path(config["judge"]["rubric"]).is_file():
             raise settings.SettingsError(
                 f"judge.rubric: {config['judge']['rubric']}: no such file"
+            )
+        labels = config["audit"]["labels"]
+        if labels and not Path(labels).is_file():
+            raise settings.SettingsError(f"audit.labels: {labels}: no such file")
+        signal, asked = config["curation"]["keep"]["signal"], config["judge"]["signals"]
+        if signal != "combination" and not any(
+            signal in COLUMNS[name] for name in asked
+        ):
+            raise settings.SettingsError(
+                f"curation.keep.signal: {signal} does not come with judge.signals, "
+                f"which are {', '.join(asked)}"
             )
         low, high = config["corpus"]["token_quantiles"]
         if low >= high:
@@ -97,6 +108,20 @@ def training_settings(stage):
         **config["training"],
         **config["precision"],
         "epochs": config[stage]["epochs"],
+    }
+
+
+def judge_settings():
+    """What shapes the judge, beside its rubric and its models."""
+    return {
+        "signals": config["judge"]["signals"],
+        "generated": config["judge"]["generated"],
+        "prompt": config["backward"]["prompt"],
+        "template": config["model"]["template"],
+        "engine": config["engine"],
+        "precision": config["precision"],
+        "batch_tokens": config["generation"]["batch_tokens"],
+        "random_seed": config["random_seed"],
     }
 
 

@@ -4,6 +4,9 @@
 rule rate_candidates:
     input:
         candidates="<results>/augment/candidates.parquet",
+        # No candidate is rated before the judge was audited; another floor rates none again.
+        verdict=ancient("<results>/audit/verdict.json"),
+        adapter="<results>/backward/adapter/adapter_model.safetensors",
         rubric=config["judge"]["rubric"],
         manifest="<model>/manifest.json",
         code=library("judge"),
@@ -21,10 +24,7 @@ rule rate_candidates:
         mem_mb=model_memory,
         runtime="12h",
     params:
-        engine=config["engine"],
-        precision=config["precision"],
-        template=config["model"]["template"],
-        batch_tokens=config["generation"]["batch_tokens"],
+        judge=judge_settings(),
     message:
         "Rating candidates, shard {wildcards.scatteritem}"
     script:
@@ -35,6 +35,7 @@ rule filter_candidates:
     input:
         shards=gather.shard("<results>/curation/shards/{scatteritem}.parquet"),
         candidates="<results>/augment/candidates.parquet",
+        combination="<results>/audit/combination.json",
         code=library("judge"),
     output:
         rated=ensure("<results>/curation/rated.parquet", non_empty=True),

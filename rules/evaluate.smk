@@ -39,3 +39,44 @@ rule evaluate:
         "Measuring the models on held-out pairs"
     script:
         "../scripts/evaluate.py"
+
+
+rule round_trip:
+    input:
+        heldout="<results>/seed/heldout.parquet",
+        sample="<results>/corpus/sample.parquet",
+        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("evaluation", "engines"),
+    output:
+        table=report(
+            ensure("<results>/evaluation/round_trip.tsv", non_empty=True),
+            caption="../config/captions/round_trip.rst",
+            category="Did it help?",
+            labels={"shows": "generated against true instructions"},
+        ),
+        written="<results>/evaluation/round_trip.jsonl",
+    log:
+        "<logs>/round_trip.log",
+    benchmark:
+        "<benchmarks>/round_trip.jsonl"
+    conda:
+        "../envs/model.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="6h",
+    params:
+        precision=config["precision"],
+        template=config["model"]["template"],
+        # In a mapping, since Snakemake would fill the braces of a plain text.
+        prompt={"text": config["backward"]["prompt"]},
+        max_new_tokens=config["generation"]["max_new_tokens"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        pairs=config["audit"]["pairs"],
+        random_seed=config["random_seed"],
+    message:
+        "Comparing generated with true instructions"
+    script:
+        "../scripts/round_trip.py"

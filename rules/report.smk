@@ -50,6 +50,8 @@ rule report_funnel:
     resources:
         mem_mb=4000,
         runtime="30m",
+    params:
+        candidates=config["generation"]["candidates"],
     message:
         "Counting the rows through every stage"
     script:
@@ -138,3 +140,35 @@ rule report_examples:
         "Collecting examples"
     script:
         "../scripts/report_examples.py"
+
+
+rule report_labelling:
+    input:
+        rated="<results>/curation/rated.parquet",
+        dropped="<results>/curation/dropped.parquet",
+        code=library("labelling", "logs"),
+    output:
+        page=report(
+            "<results>/report/labelling.html",
+            caption="../config/captions/labelling.rst",
+            category="What does it look like?",
+            labels={"shows": "a sample to label yourself"},
+        ),
+        table="<results>/report/labelling.csv",
+    log:
+        "<logs>/report_labelling.log",
+    benchmark:
+        "<benchmarks>/report_labelling.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        report=config["report"],
+        random_seed=config["random_seed"],
+    message:
+        "Drawing a sample for people to label"
+    script:
+        "../scripts/report_labelling.py"

@@ -1,14 +1,18 @@
 from backtranslation import judge, logs, records
 
 with logs.job(snakemake.log[0]):
-    keep = snakemake.params.keep
+    keep, made = snakemake.params.keep, snakemake.output
     rated = [row for shard in snakemake.input.shards for row in records.read(shard)]
     records.settle("rate", records.read(snakemake.input.candidates), rated, [])
     rated.sort(key=lambda row: row["id"])
-    kept, dropped = judge.keep(rated, keep["signal"], keep["rule"], keep["value"])
-    records.settle("curate", rated, kept, dropped)
-    records.write(rated, records.RATED, snakemake.output.rated)
-    records.write(dropped, records.DROPPED, snakemake.output.dropped)
-    columns = ("id", "source", "instruction", "text", *records.SIGNALS)
-    records.write_jsonl(({name: row[name] for name in columns} for row in kept), snakemake.output.jsonl)
-    records.write(kept, records.RATED, snakemake.output.curated)
+    combined = judge.combine(rated, records.read_json(snakemake.input.combination))
+    rated = [{**row, "combination": float(p)} for row, p in zip(rated, combined, strict=True)]
+    best, others = judge.best_of(rated, keep["signal"])
+    kept, low = judge.keep(best, keep["signal"], keep["rule"], keep["value"])
+    records.settle("curate", rated, kept, [*others, *low])
+    records.write(rated, records.RATED, made.rated)
+    records.write([*others, *low], records.DROPPED, made.dropped)
+    columns = ("id", "source", "instruction", "text", *records.SIGNALS, "combination")
+    # JSON has no NaN: what has no value is left out.
+    records.write_jsonl(({name: row[name] for name in columns if row[name] == row[name]} for row in kept), made.jsonl)
+    records.write(kept, records.RATED, made.curated)

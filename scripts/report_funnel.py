@@ -14,15 +14,15 @@ with logs.job(snakemake.log[0]):
             ("documents", "read corpus", len(read) + len(unread), unread, len(read)),
             ("corpus", "cut and filter", counts["segments"] + len(uncut), uncut, counts["segments"]),
             ("corpus", "sample", counts["segments"], given["sample_drops"], counts["sample"]),
-            ("corpus", "gate", counts["sample"], given["gate_drops"], counts["candidates"]),
-            ("corpus", "curate", counts["candidates"], given["curation_drops"], counts["curated"]),
+            ("candidates", "gate", counts["sample"] * snakemake.params.candidates, given["gate_drops"], counts["candidates"]),
+            ("candidates", "curate", counts["candidates"], given["curation_drops"], counts["curated"]),
             ("backward", "train", counts["train"], given["backward_drops"], counts["train"] - counts["backward_drops"]),
             ("forward", "train", mixed, given["forward_drops"], mixed - counts["forward_drops"]),
         ]
     )
     logs.logger.info("\n%s", table.to_string(index=False))
     dropped = [row for name, rows in given.items() if name.endswith("_drops") for row in rows]
-    statistics = funnel.signal_statistics(given["rated"], {row["id"] for row in given["curated"]}, records.SIGNALS)
+    statistics = funnel.signal_statistics(given["rated"], {row["id"] for row in given["curated"]}, (*records.SIGNALS, "combination"))
     for frame, path in ((funnel.reasons(dropped), snakemake.output.reasons), (statistics.round(4), snakemake.output.signals), (table, snakemake.output.funnel)):
         with records.atomic(path) as temporary:
             frame.to_csv(temporary, sep="\t", index=False)

@@ -41,6 +41,7 @@ with logs.job(snakemake.log[0]):
         sampling,
         params.random_seed,
         work,
+        settings["candidates"],
     )
     records.write(candidates, records.CANDIDATES, snakemake.output.candidates)
     work.clear()

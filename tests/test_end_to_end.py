@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -9,16 +10,17 @@ import pytest
 import yaml
 from conftest import ROOT, run_snakemake
 
-from backtranslation.records import read
+from backtranslation import audit, funnel, gate, judge
+from backtranslation.records import WorkFile, read, read_json, read_jsonl, write_jsonl
 
 # Few rows and steps: what is checked here is that everything fits together, not that it is good.
 SMALL = {
     "name": "small",
-    "seed": {"heldout": 0.2, "sources": [{"path": "seed.jsonl", "columns": {"instruction": "instruction", "response": "response"}}]},
+    "seed": {"heldout": 0.35, "sources": [{"path": "seed.jsonl", "columns": {"instruction": "instruction", "response": "response"}}]},
     "corpus": {"sample": 10},
     "generation": {"shards": 2},
-    "curation": {"keep": {"signal": "instruction_gain", "rule": "top_fraction", "value": 0.5}},
-    "report": {"examples": 2},
+    "curation": {"keep": {"signal": "combination", "rule": "top_fraction", "value": 0.5}},
+    "report": {"examples": 2, "labelling": 6},
 }
 RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "small.yaml"]
 
@@ -69,7 +71,83 @@ def test_curated_set_is_what_was_kept_and_what_was_trained_on(finished):
     augmented = {row["id"] for row in examples if row["origin"] == "augmented"}
     assert augmented == {line["id"] for line in lines}
     rated = pq.read_table(finished / "curation" / "rated.parquet").to_pandas()
-    assert rated[["rating", "instruction_gain"]].notna().all(axis=None) and rated["rating"].between(1, 5).all()
+    valued = ["rating", "instruction_gain", "opening_gain", "ending_logprob", "backward_gain", "combination"]
+    assert rated[valued].notna().all(axis=None) and rated["rating"].between(1, 5).all() and rated["rating_generated"].isna().all()
+
+
+def test_audit_says_what_each_signal_is_worth(finished):
+    figures = read_json(finished / "audit" / "audit.json")
+    heldout = read(finished / "seed" / "heldout.parquet")
+    assert (figures["pairs"], figures["rows"]) == (len(heldout), 7 * len(heldout))
+    assert set(figures["without_value"].values()) == {0}
+    assert figures["injection"]["variants"] == 20 and figures["injection"]["breaking_the_template"] == 0
+    gain = figures["signals"]["instruction_gain"]
+    assert gain["shuffled"]["auroc"] > 0.8 and gain["shuffled"]["low"] <= gain["shuffled"]["auroc"] <= gain["shuffled"]["high"]
+    assert set(figures["length_baseline"]) == {"all", *audit.KINDS}
+    weights = read_json(finished / "audit" / "combination.json")
+    assert {"rating", "instruction_gain", "backward_gain"} <= set(weights["signals"])
+
+
+def test_round_trip_compares_base_and_backward(finished):
+    table = pd.read_csv(finished / "evaluation" / "round_trip.tsv", sep="\t").set_index("model")
+    assert table.loc["backward", "true_loss"] < table.loc["base", "true_loss"]
+    assert table["chrf"].between(0, 100).all() and len(read_jsonl(finished / "evaluation" / "round_trip.jsonl")) == table["n"].iloc[0]
+
+
+def test_planted_broken_candidates_are_dropped(finished, folder):
+    """Twenty broken pairs among good ones: gate and curation with the default's judge drop most, and say why."""
+    # Pairs that no part of the run has seen.
+    seen = (folder / "seed.jsonl").read_text()
+    unseen = [line for line in (ROOT / "config" / "seed" / "pairs.jsonl").read_text().splitlines() if len(line) < 700 and line not in seen]
+    heldout = [{"id": f"{n:016x}", **json.loads(line)} for n, line in enumerate(unseen[::3][:20])]
+    kinds = list(audit.KINDS)
+    broken = [row for row in audit.pairs(heldout, 20, 7) if row["kind"] != "true"]
+    # One fault per pair, all kinds in turn.
+    planted = [row for n, row in enumerate(broken) if row["kind"] == kinds[(n // len(kinds)) % len(kinds)]]
+    good = [row for row in audit.pairs(heldout, 20, 7) if row["kind"] == "true"]
+    assert len(planted) == len(good) == 20
+    rows = [
+        {**row, "source": row["kind"], "row": n, "segment": row["id"], "finish_reason": "stop"} for n, row in enumerate([*good, *planted])
+    ]
+    passed, gated = gate.gate(rows)
+    config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    settings = {
+        **{key: config["judge"][key] for key in ("signals", "generated")},
+        **{"prompt": config["backward"]["prompt"], "template": "auto", "engine": "transformers", "precision": config["precision"]},
+        **{"batch_tokens": 32768, "random_seed": 42},
+    }
+    manifest = next((folder / "resources" / "models").glob("*/manifest.json"))
+    asked, _ = judge.configured(manifest, finished / "backward/adapter/adapter_model.safetensors", ROOT / config["judge"]["rubric"], settings, 1)
+    rated = judge.rate(passed, asked, WorkFile(folder / "planted", "x"))
+    combined = judge.combine(rated, read_json(finished / "audit" / "combination.json"))
+    rated = [{**row, "combination": float(p)} for row, p in zip(rated, combined, strict=True)]
+    keep = config["curation"]["keep"]
+    kept, low = judge.keep(rated, keep["signal"], keep["rule"], keep["value"])
+    wrong = [row for row in kept if not row["label"]]
+    dropped = funnel.reasons([*gated, *low])
+    print(dropped, [row["kind"] for row in wrong])
+    assert len(wrong) <= 4
+    assert {"gate", "curate"} == set(dropped["stage"]) and "low_combination" in set(dropped["reason"])
+
+
+def test_labels_of_ones_own_audit_the_judge_without_a_forward_model(finished, folder):
+    rows = [row for row in read(finished / "audit" / "rated.parquet") if row["kind"] in ("true", "shuffled")]
+    write_jsonl([{"instruction": row["instruction"], "response": row["text"], "label": row["label"]} for row in rows], folder / "labels.jsonl")
+    config = {**SMALL, "audit": {"labels": "labels.jsonl", "on_fail": "stop", "floor": 1.0}, "judge": {"signals": ["instruction_gain"]}}
+    (folder / "labelled.yaml").write_text(yaml.safe_dump(config))
+    # What the finished run has made so far, but for the audit and what came after it.
+    labelled = folder / "results" / "labelled"
+    shutil.copytree(finished, labelled, ignore=shutil.ignore_patterns("audit", "report", "forward", "curation", "evaluation"))
+    code, printed = run_snakemake(folder, "audit", *RUN[:4], "--configfile", "labelled.yaml", "--config", "name=labelled")
+    assert code != 0 and re.search(r"ERROR: audit: the judge is not to be believed, combination: AUROC 0\.\d+ \(floor 1, length alone", printed), printed
+    assert not (labelled / "audit" / "verdict.json").exists()
+    config["audit"]["floor"] = 0.5
+    (folder / "labelled.yaml").write_text(yaml.safe_dump(config))
+    code, printed = run_snakemake(folder, "audit", *RUN[:4], "--configfile", "labelled.yaml", "--config", "name=labelled")
+    assert code == 0 and "rule audit_judge" not in printed, printed
+    figures = read_json(labelled / "audit" / "audit.json")
+    assert figures["rows"] == len(rows) and figures["signals"]["instruction_gain"]["all"]["auroc"] > 0.8
+    assert not (labelled / "forward").exists()
 
 
 def test_held_out_pairs_are_in_no_training_set(finished):
@@ -101,7 +179,7 @@ def test_forward_model_loads_alone_and_answers(finished):
 def test_every_job_left_a_log_and_a_benchmark(finished):
     for kind in ("logs", "benchmarks"):
         names = {path.relative_to(finished / kind).parts[0].split(".")[0] for path in (finished / kind).rglob("*.*")}
-        assert {"train_backward", "write_instructions", "rate_candidates", "train_forward", "evaluate", "report_figures"} <= names
+        assert {"train_backward", "audit_judge", "write_instructions", "rate_candidates", "train_forward", "evaluate", "report_figures"} <= names
     assert re.search(r"training steps: \d+ of \d+, .* left", (finished / "logs" / "train_backward.log").read_text())
     assert not list(finished.rglob("shards/.work/*"))
 
@@ -115,7 +193,7 @@ def test_report_shows_tables_figures_and_examples(finished, folder):
     code, printed = run_snakemake(folder, *RUN[4:], "--report", "report.html")
     assert code == 0, printed
     page = (folder / "report.html").read_text()
-    for question in ("What was kept, and why?", "How were candidates rated?", "Did it help?", "What does it look like?"):
+    for question in ("Is the judge to be believed?", "What was kept, and why?", "How were candidates rated?", "Did it help?", "What does it look like?"):
         assert question in page
     assert "loss of the true instruction" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
 

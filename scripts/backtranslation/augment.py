@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from backtranslation import engines
 from backtranslation.logs import Progress
-from backtranslation.records import Row, WorkFile, blocks, fingerprint
+from backtranslation.records import Row, WorkFile, blocks, fingerprint, row_id
 from backtranslation.templates import Template, fill
 
 
@@ -31,16 +31,24 @@ def write_instructions(
     sampling: engines.Sampling,
     random_seed: int,
     work: WorkFile,
+    count: int = 1,
 ) -> list[Row]:
-    """A candidate for each segment, in the order of the segments.
+    """`count` candidates for each segment, in the order of the segments.
+
+    The first candidate bears the id of its segment; of each, `segment` names it.
 
     Rows that `work` holds are not written again; `engine` is called only when something is left to
     do. The random numbers of a row depend on `random_seed` and its id alone. A text that does not
     fit the model's context gets no instruction and the finish reason `over_context`; it is not cut.
     """
-    progress = Progress("instructions", len(segments))
-    left = [row for row in segments if row["id"] not in work.done]
-    progress.skip(len(segments) - len(left))
+    candidates = [
+        {**row, "segment": row["id"], "id": row_id(row["id"], str(n)) if n else row["id"]}
+        for row in segments
+        for n in range(count)
+    ]
+    progress = Progress("instructions", len(candidates))
+    left = [row for row in candidates if row["id"] not in work.done]
+    progress.skip(len(candidates) - len(left))
     loaded: engines.Engine | None = None
     for block in blocks(left):
         loaded = loaded or engine()
@@ -65,7 +73,7 @@ def write_instructions(
             "tokens": len(work.done[row["id"]]["tokens"]),
             "logprob": work.done[row["id"]]["logprob"],
         }
-        for row in segments
+        for row in candidates
     ]
 
 

@@ -51,8 +51,10 @@ class Engine(Protocol):
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
         """log p(choice | prompt) of single tokens, shape [n, k]."""
 
-    def sequence_logprobs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> np.ndarray:
-        """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
+    def sequence_logprobs(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """log p of each token of each completion, given its prompt and the tokens before it."""
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -405,17 +407,17 @@ class TransformersEngine:
     @computing()
     def sequence_logprobs(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-    ) -> np.ndarray:
-        """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
+    ) -> list[np.ndarray]:
+        """log p of each token of each completion, given its prompt and the tokens before it."""
         import torch
 
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         self._check([len(row) for row in rows])
 
-        def run(batch: Sequence[int]) -> list[float]:
+        def run(batch: Sequence[int]) -> list[np.ndarray]:
             ids, mask, positions = self._pad([rows[i] for i in batch])
             keep = torch.arange(-max(len(completions[i]) for i in batch) - 1, 0, device=ids.device)
-            sums = []
+            found = []
             with torch.inference_mode():
                 logits = self.model(
                     input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=keep
@@ -425,13 +427,14 @@ class TransformersEngine:
                     count = len(completions[i])
                     scores = logits[at, -count - 1 : -1].float().log_softmax(-1)
                     target = torch.tensor(list(completions[i]), device=scores.device)
-                    sums.append(float(scores.gather(1, target[:, None]).sum()))
-            return sums
+                    found.append(scores.gather(1, target[:, None])[:, 0].cpu().numpy())
+            return found
 
-        result = np.zeros(len(prompts))
+        result = [np.zeros(0)] * len(rows)
         # Fewer at once than elsewhere: every token has a logit for each word of the vocabulary.
         for batch in batches([len(row) for row in rows], self.piece_tokens // 4):
-            result[batch] = halving(batch, run)
+            for i, values in zip(batch, halving(batch, run), strict=True):
+                result[i] = values
         models.release_memory()
         return result
 
@@ -554,16 +557,15 @@ class VllmEngine:
 
     def sequence_logprobs(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
-    ) -> np.ndarray:
-        """log p(completion | prompt), summed over the completion's tokens, shape [n]."""
+    ) -> list[np.ndarray]:
+        """log p of each token of each completion, given its prompt and the tokens before it."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        result = np.zeros(len(rows))
+        result = [np.zeros(0)] * len(rows)
         for i, output in self._run(rows, [params] * len(rows)):
             start = len(prompts[i])
-            result[i] = sum(
-                entry[token].logprob for token, entry in zip(rows[i][start:], output.prompt_logprobs[start:], strict=True)
-            )
+            tokens = zip(rows[i][start:], output.prompt_logprobs[start:], strict=True)
+            result[i] = np.array([entry[token].logprob for token, entry in tokens])
         return result

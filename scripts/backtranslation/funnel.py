@@ -46,11 +46,13 @@ def reasons(dropped: list[Row]) -> pd.DataFrame:
 
 
 def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...]) -> pd.DataFrame:
-    """Distribution of each signal over all rated candidates, and its mean over the kept ones."""
+    """Distribution of each signal that has values, over all rated candidates, and its mean over the kept ones."""
     table = pd.DataFrame(rated)
     lines = []
     for name in signals:
         values = table[name]
+        if values.isna().all():
+            continue
         quantiles = values.quantile([0.25, 0.5, 0.75]).tolist()
         lines.append(
             {

@@ -1,21 +1,98 @@
-"""The judge: expected rating from a rubric, and the likelihood gain; the choice of what to keep."""
+"""The judge: what a model says of a pair, as signals, and the choice of what to keep."""
 
+import gc
 import math
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backtranslation import engines
+from backtranslation import engines, models
 from backtranslation.logs import Progress, logger
-from backtranslation.records import SIGNALS, Row, WorkFile, blocks, drop
+from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, fingerprint, row_id
 from backtranslation.templates import Template, fill
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORCED = "Score: "
 """What the judge's answer is made to begin with; the next token is then a digit."""
 
+RATIONALE = 'First explain your verdict in a few sentences. Then end with one last line: "Score: " and one number from 1 to 5.'
+"""Follows the rubric when the judge is to write a rationale."""
+
+OPENING = 32
+"""Tokens of the response that `opening_gain` looks at."""
+
+DECIDING = ("rating", "rating_generated", "instruction_gain", "opening_gain", "ending_logprob", "backward_gain")
+"""Signals by which pairs can be told apart, and which the combination weighs."""
+
 
 class JudgeError(ValueError):
     """The judge cannot rate; the message says why."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Models, prompts and signals; `base` and `backward` load an engine when it is needed.
+
+    `generated` has `samples`, `max_new_tokens`, `temperature` and `top_p` of written ratings.
+
+    Raises JudgeError when the rubric lacks `{instruction}` or `{response}`.
+    """
+
+    template: Template
+    rubric: str
+    signals: Sequence[str]
+    base: Callable[[], engines.Engine]
+    backward: Callable[[], engines.Engine] | None = None
+    backward_prompt: str = ""
+    generated: dict[str, Any] = field(default_factory=dict)
+    batch_tokens: int = 32768
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("{instruction}", "{response}"):
+            if name not in self.rubric:
+                raise JudgeError(f"judge.rubric: the rubric does not contain {name}")
+
+    def question(self, row: Row) -> str:
+        return fill(self.rubric, instruction=row["instruction"], response=row["text"])
+
+
+def configured(
+    manifest: str | Path, adapter: str | Path, rubric: str | Path, settings: Row, gpus: int
+) -> tuple[Judge, list[Any]]:
+    """The judge of a configuration, and all that shapes what it says, for the name of a work file.
+
+    `manifest` is that of the base model, `adapter` a file of the backward model's adapter; `settings`
+    has engine, precision, template, prompt (of the backward model), batch_tokens, random_seed, and
+    signals and generated of the configuration's `judge`.
+    """
+    base, folder = models.folder_of(manifest), Path(adapter).parent
+    template = Template(models.load_tokenizer(base), settings["template"])
+    text = Path(rubric).read_text(encoding="utf-8")
+
+    def load(adapter: Path | None = None) -> engines.Engine:
+        name, batch_tokens = settings["engine"], settings["batch_tokens"]
+        return engines.load(name, base, template.stop_id, adapter, batch_tokens=batch_tokens, gpus=gpus, **settings["precision"])
+
+    judge = Judge(
+        template,
+        text,
+        settings["signals"],
+        load,
+        lambda: load(folder),
+        settings["prompt"],
+        settings["generated"],
+        settings["batch_tokens"],
+        settings["random_seed"],
+    )
+    return judge, [models.identity(manifest, folder), text, template.jinja, settings]
 
 
 def digit_ids(template: Template) -> list[int]:
@@ -33,68 +110,175 @@ def digit_ids(template: Template) -> list[int]:
     return ids
 
 
-def rate(
-    candidates: list[Row],
-    engine: Callable[[], "engines.Engine"],
-    template: Template,
-    rubric: str,
-    batch_tokens: int,
-    work: WorkFile,
-) -> list[Row]:
-    """Candidates with the judge's signals, in their order.
+def parse_score(text: str) -> int | None:
+    """The rating that a written verdict ends with; None unless its last line is "Score: " and one number from 1 to 5.
 
-    `rating`: mean of 1..5 under the judge's next-token probabilities after "Score: " (one forward
-    pass, so there is always a value); `rating_entropy` in nats over the five digits; `rating_mass`:
-    their share of all probability. `instruction_gain`: mean log p(y|x) - mean log p(y) per token of
-    the response y, in nats: how much the instruction x explains it; p(y) is taken under an empty
-    instruction. A row that does not fit the judge's context is never cut: all its signals are NaN.
-
-    Raises JudgeError when the rubric lacks `{instruction}` or `{response}`.
+    Brackets, quotes, asterisks and a full stop around the number are let pass; "10", "4/5", "4.5",
+    two scores, or a score that is followed by more are not, since what was meant is anyone's guess.
     """
-    for name in ("{instruction}", "{response}"):
-        if name not in rubric:
-            raise JudgeError(f"judge.rubric: the rubric does not contain {name}")
-    digits = digit_ids(template)
-    progress = Progress("ratings", len(candidates))
-    left = [row for row in candidates if row["id"] not in work.done]
-    progress.skip(len(candidates) - len(left))
-    loaded: engines.Engine | None = None
-    for block in blocks(left):
-        loaded = loaded or engine()
-        asked = [
-            template.prompt(fill(rubric, instruction=row["instruction"], response=row["text"]), forced=FORCED)
-            for row in block
-        ]
-        given = [template.prompt(row["instruction"]) for row in block]
-        answers = [template.completion(row["text"]) for row in block]
-        empty = template.prompt("")
-        longest = [max(len(a), len(g) + len(y)) for a, g, y in zip(asked, given, answers, strict=True)]
-        for row, length in zip(block, longest, strict=True):
-            if length > loaded.context:
-                work.add(row["id"], dict.fromkeys(SIGNALS, math.nan))
-                progress.add(1)
-        fitting = [i for i, length in enumerate(longest) if length <= loaded.context]
-        # In chunks, so that the rubric is computed once for many rows and yet little is lost by a stop.
-        for chunk in engines.batches([len(asked[i]) for i in fitting], batch_tokens):
-            at = [fitting[i] for i in chunk]
-            logprobs = loaded.choice_logprobs([asked[i] for i in at], digits)
-            counts = np.array([len(answers[i]) for i in at])
-            completions = [answers[i] for i in at]
-            conditional = loaded.sequence_logprobs([given[i] for i in at], completions) / counts
-            marginal = loaded.sequence_logprobs([empty] * len(at), completions) / counts
-            for i, found in zip(at, signals(logprobs, conditional - marginal), strict=True):
-                work.add(block[i]["id"], found)
-            progress.add(len(at), int(counts.sum()))
-    return [{**row, **work.done[row["id"]]} for row in candidates]
+    lines = text.strip().splitlines() or [""]
+    found = re.fullmatch(r"""[\s*"']*score:[\s*"'<(\[]*([1-5])[\s*"'>)\].!]*""", lines[-1], re.IGNORECASE)
+    return int(found[1]) if found else None
 
 
-def signals(logprobs: np.ndarray, gain: np.ndarray) -> list[dict[str, float]]:
-    """Signals of each row from log p("1".."5"), shape [n, 5], and the gain, shape [n]."""
+def rate(rows: list[Row], judge: Judge, work: WorkFile) -> list[Row]:
+    """`rows` (id, instruction, text) with the columns of SIGNALS, in their order; NaN for what is not asked.
+
+    - `rating`: mean of 1..5 under the next-token probabilities after "Score: " (one forward pass, so
+      there is always a value); `rating_entropy` in nats over the five digits; `rating_mass`: their
+      share of all probability.
+    - `rating_generated`: mean of the scores read off written verdicts (paper, section 2.2);
+      `rating_parsed`: share of the verdicts that had one.
+    - `instruction_gain`: mean over the tokens of response y of log p(y|x) - log p(y), in nats: how much
+      the instruction x explains it; p(y) is taken under an empty instruction. `opening_gain`: the same
+      over the first tokens. `ending_logprob`: log p of ending the turn where y ends.
+    - `backward_gain`: mean over the tokens of x of log p(x|y) - log p(x) under the backward model.
+
+    A row that does not fit a model's context is never cut: what it does not fit is NaN.
+    """
+    parts = {
+        "rating": _ratings,
+        "rating_generated": _generated,
+        "instruction_gain": _gains,
+        "backward_gain": _backward_gains,
+    }
+    asked = [name for name in parts if name in judge.signals]
+    progress = Progress("signals", len(rows) * len(asked))
+    engine: engines.Engine | None = None
+    for name in asked:
+        if name == "backward_gain":
+            # The two models need not be in memory together.
+            engine = None
+            gc.collect()
+        left = [row for row in rows if f"{name} {row['id']}" not in work.done]
+        progress.skip(len(rows) - len(left))
+        for block in blocks(left):
+            if engine is None:
+                engine = judge.backward() if name == "backward_gain" and judge.backward else judge.base()
+            parts[name](block, judge, engine, work, progress)
+    found = [{key: value for name in asked for key, value in work.done[f"{name} {row['id']}"].items()} for row in rows]
+    return [{**row, **dict.fromkeys(SIGNALS, math.nan), **values} for row, values in zip(rows, found, strict=True)]
+
+
+def _settle(name: str, rows: list[Row], lengths: list[int], context: int, work: WorkFile, progress: Progress) -> list[int]:
+    """Indices of the rows that fit; the others are noted as without a value."""
+    for row, length in zip(rows, lengths, strict=True):
+        if length > context:
+            work.add(f"{name} {row['id']}", dict.fromkeys(COLUMNS[name], math.nan))
+            progress.add(1)
+    return [i for i, length in enumerate(lengths) if length <= context]
+
+
+def _ratings(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
+    digits = digit_ids(judge.template)
+    prompts = [judge.template.prompt(judge.question(row), forced=FORCED) for row in rows]
+    fitting = _settle("rating", rows, [len(p) for p in prompts], engine.context, work, progress)
+    # In chunks, so that the rubric is computed once for many rows and yet little is lost by a stop.
+    for chunk in engines.batches([len(prompts[i]) for i in fitting], judge.batch_tokens):
+        at = [fitting[i] for i in chunk]
+        for i, found in zip(at, expected(engine.choice_logprobs([prompts[i] for i in at], digits)), strict=True):
+            work.add(f"rating {rows[i]['id']}", found)
+        progress.add(len(at))
+
+
+def expected(logprobs: np.ndarray) -> list[dict[str, float]]:
+    """`rating`, `rating_entropy` and `rating_mass` of each row, from log p("1".."5"), shape [n, 5]."""
     mass = np.exp(logprobs).sum(1)
     p = np.exp(logprobs) / mass[:, None]
-    rating = p @ np.arange(1, 6)
     entropy = -(p * np.log(np.clip(p, 1e-12, None))).sum(1)
-    return [dict(zip(SIGNALS, map(float, row), strict=True)) for row in zip(rating, entropy, mass, gain, strict=True)]
+    values = zip(p @ np.arange(1, 6), entropy, mass, strict=True)
+    return [dict(zip(COLUMNS["rating"], map(float, row), strict=True)) for row in values]
+
+
+def _generated(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
+    settings = judge.generated
+    sampling = engines.Sampling(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
+    prompts = [judge.template.prompt(f"{judge.question(row)}\n\n{RATIONALE}") for row in rows]
+    lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+    fitting = _settle("rating_generated", rows, lengths, engine.context, work, progress)
+    samples = settings["samples"]
+    seeds = [int(fingerprint([judge.random_seed, rows[i]["id"], k])[:15], 16) for i in fitting for k in range(samples)]
+    verdicts: dict[int, list[int | None]] = {i: [] for i in fitting}
+    asked = [i for i in fitting for _ in range(samples)]
+    for at, completion in engine.generate([prompts[i] for i in asked], sampling, seeds) if asked else ():
+        i = asked[at]
+        verdicts[i].append(parse_score(completion.text) if completion.finish_reason == "stop" else None)
+        if len(verdicts[i]) == samples:
+            scores = [score for score in verdicts[i] if score is not None]
+            value = float(np.mean(scores)) if scores else math.nan
+            work.add(f"rating_generated {rows[i]['id']}", {"rating_generated": value, "rating_parsed": len(scores) / samples})
+            progress.add(1, len(completion.tokens))
+
+
+def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
+    given = [judge.template.prompt(row["instruction"]) for row in rows]
+    answers = [judge.template.completion(row["text"]) for row in rows]
+    for i, conditional, marginal in _pairs("instruction_gain", rows, given, judge.template.prompt(""), answers, judge, engine, work, progress):
+        gain = conditional - marginal
+        values = {
+            "instruction_gain": float(gain.mean()),
+            "opening_gain": float(gain[:OPENING].mean()),
+            "ending_logprob": float(conditional[-1]),
+        }
+        work.add(f"instruction_gain {rows[i]['id']}", values)
+
+
+def _backward_gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
+    given = [judge.template.prompt(fill(judge.backward_prompt, response=row["text"])) for row in rows]
+    empty = judge.template.prompt(fill(judge.backward_prompt, response=""))
+    answers = [judge.template.completion(row["instruction"]) for row in rows]
+    for i, conditional, marginal in _pairs("backward_gain", rows, given, empty, answers, judge, engine, work, progress):
+        work.add(f"backward_gain {rows[i]['id']}", {"backward_gain": float((conditional - marginal).mean())})
+
+
+def _pairs(
+    name: str,
+    rows: list[Row],
+    given: list[list[int]],
+    empty: list[int],
+    answers: list[list[int]],
+    judge: Judge,
+    engine: engines.Engine,
+    work: WorkFile,
+    progress: Progress,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(index, log p of the answer's tokens given the prompt, the same given the empty prompt) of all rows that fit."""
+    lengths = [max(len(g), len(empty)) + len(y) for g, y in zip(given, answers, strict=True)]
+    fitting = _settle(name, rows, lengths, engine.context, work, progress)
+    for chunk in engines.batches([lengths[i] for i in fitting], judge.batch_tokens):
+        at = [fitting[i] for i in chunk]
+        completions = [answers[i] for i in at]
+        conditional = engine.sequence_logprobs([given[i] for i in at], completions)
+        marginal = engine.sequence_logprobs([empty] * len(at), completions)
+        yield from zip(at, conditional, marginal, strict=True)
+        progress.add(len(at), sum(map(len, completions)))
+
+
+def combine(rows: list[Row], weights: dict[str, Any]) -> np.ndarray:
+    """Probability that each pair is good, by the audit's logistic regression; NaN where a signal has no value.
+
+    `weights` has `signals`, and for each `mean`, `scale` and `weight`; and `intercept` (see `audit.fit`).
+    """
+    values = np.array([[row[name] for name in weights["signals"]] for row in rows], dtype=float)
+    z = (values - weights["mean"]) / weights["scale"] @ np.array(weights["weight"]) + weights["intercept"]
+    return 1 / (1 + np.exp(-z))
+
+
+def best_of(rated: list[Row], signal: str) -> tuple[list[Row], list[Row]]:
+    """Of several candidates for one segment the one with the highest `signal`, and the ledger of the others.
+
+    A candidate without a value loses to any with one; ties go by id.
+    """
+    best: dict[str, Row] = {}
+    for row in sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"])):
+        best.setdefault(row["segment"], row)
+    chosen = {row["id"] for row in best.values()}
+    others = [
+        drop(row, "best_of", "not_best", f"{signal} {row[signal]:.3f}, the best {best[row['segment']][signal]:.3f}")
+        for row in rated
+        if row["id"] not in chosen
+    ]
+    return [row for row in rated if row["id"] in chosen], others
 
 
 def keep(rated: list[Row], signal: str, rule: str, value: float) -> tuple[list[Row], list[Row]]:
@@ -121,9 +305,50 @@ def keep(rated: list[Row], signal: str, rule: str, value: float) -> tuple[list[R
     dropped = [
         drop(row, "curate", "low_" + signal, f"{why}: {row[signal]:.3f}")
         if np.isfinite(row[signal])
-        else drop(row, "curate", "no_value", "does not fit the judge's context")
+        else drop(row, "curate", "no_value", f"{signal}: the pair does not fit the model's context, or no verdict had a score")
         for row in rated
         if row["id"] not in chosen
     ]
     logger.info("kept %d of %d by %s", len(chosen), len(rated), signal)
     return [row for row in rated if row["id"] in chosen], dropped
+
+
+def score(
+    pairs: list[Row],
+    model: str | Path,
+    rubric: str | Path = "config/rubrics/five_levels.txt",
+    signals: Sequence[str] = ("rating", "instruction_gain"),
+    work: str | Path | None = None,
+    **precision: Any,
+) -> "pd.DataFrame":
+    """The signals of any list of pairs (`instruction`, `response`) under a model's folder: the judge without a workflow.
+
+    `signals` as in `judge.signals`, but for backward_gain, which needs a backward model. `work` is a
+    folder for partial results, so that a long rating can be stopped; `precision` goes to
+    `engines.load` (dtype, quantization).
+
+    Raises JudgeError naming the pair and the field when one is missing or no text.
+    """
+    import pandas as pd
+
+    rows = []
+    for n, pair in enumerate(pairs, 1):
+        for name in ("instruction", "response"):
+            if not isinstance(pair.get(name), str):
+                raise JudgeError(f"pair {n}: the field {name} is missing or no text")
+        rows.append({"id": row_id(str(n), pair["instruction"], pair["response"]), "instruction": pair["instruction"], "text": pair["response"]})
+    if "backward_gain" in signals:
+        raise JudgeError("signals: backward_gain needs a backward model; run the workflow for it")
+    template = Template(models.load_tokenizer(Path(model)))
+    judge = Judge(
+        template,
+        Path(rubric).read_text(encoding="utf-8"),
+        signals,
+        base=lambda: engines.load("transformers", Path(model), template.stop_id, **precision),
+        generated={"samples": 1, "max_new_tokens": 300, "temperature": 0.7, "top_p": 0.9},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        shape = [str(model), precision, judge.rubric, [row["id"] for row in rows]]
+        rated = rate(rows, judge, WorkFile(work or folder, shape))
+    columns = [column for name in signals for column in COLUMNS[name]]
+    return pd.DataFrame([{**pair, **{name: row[name] for name in columns}} for pair, row in zip(pairs, rated, strict=True)])

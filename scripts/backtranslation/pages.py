@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jinja2
 
-from backtranslation.records import Row, write_text
+from backtranslation.records import SIGNALS, Row, write_text
 
 # The policy lets the page load and run nothing, whatever the corpus holds.
 _PAGE = """<!doctype html>
@@ -33,7 +33,8 @@ small { color: #555; }
 
 
 def _candidate(row: Row) -> Row:
-    note = f"rating {row['rating']:.2f}, gain {row['instruction_gain']:.3f}, {row['source']}, id {row['id']}"
+    signals = ", ".join(f"{name} {row[name]:.3f}" for name in ("combination", *SIGNALS) if row[name] == row[name])
+    note = f"{signals}, {row['source']}, id {row['id']}"
     return {"heading": row["instruction"], "note": note, "texts": [("", row["text"])]}
 
 

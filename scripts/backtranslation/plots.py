@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 KEPT, DROPPED, LINE = "#0072B2", "#D55E00", "#009E73"
 
 
+SIGNAL_LABELS = {
+    "combination": "combination, probability",
+    "rating": "expected rating, 1 to 5",
+    "rating_generated": "written rating, 1 to 5",
+    "instruction_gain": "instruction gain, nats per token",
+    "opening_gain": "gain over the opening, nats per token",
+    "ending_logprob": "log p of ending there, nats",
+    "backward_gain": "backward gain, nats per token",
+}
+"""Signals as they are drawn, with what their values are."""
+
+
 def _save(figure: "Figure", path: str | Path) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -42,8 +54,8 @@ def _legend(figure: "Figure") -> None:
 
 
 def funnel(table: pd.DataFrame, path: str | Path) -> None:
-    """Bars of `funnel.funnel`'s corpus track: rows that go on and rows that are dropped, per stage."""
-    corpus = table[table["track"] == "corpus"].iloc[::-1]
+    """Bars of `funnel.funnel`'s tracks of corpus and candidates: rows that go on and rows that are dropped, per stage."""
+    corpus = table[table["track"].isin(["corpus", "candidates"])].iloc[::-1]
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(corpus) + 1.3))
     share = 100 / corpus["rows_in"]
     axes.barh(corpus["stage"], corpus["rows_out"] * share, color=KEPT, label="go on")
@@ -58,14 +70,18 @@ def funnel(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def scores(rated: list[Row], kept: set[str], signal: str, path: str | Path) -> None:
-    """Histograms of the judge's rating and of the instruction gain, kept and dropped candidates apart."""
+    """Histograms of every signal that has values, kept and dropped candidates apart."""
     table = pd.DataFrame(rated)
     chosen = table["id"].isin(kept)
-    figure, all_axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=False)
-    names = {"rating": "expected rating, 1 to 5", "instruction_gain": "instruction gain, nats per token"}
-    for axes, (name, label) in zip(all_axes, names.items(), strict=True):
-        values = table[name]
-        bins = np.linspace(1, 5, 33) if name == "rating" else np.histogram_bin_edges(values.dropna(), 30)
+    names = [name for name in SIGNAL_LABELS if table[name].notna().any()]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, all_axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows + 0.4), squeeze=False)
+    for axes in all_axes.flat[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(all_axes.flat, names, strict=False):
+        values, label = table[name], SIGNAL_LABELS[name]
+        bins = np.linspace(1, 5, 33) if name.startswith("rating") else np.histogram_bin_edges(values.dropna(), 30)
         axes.hist([values[chosen], values[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=label, ylabel="candidates", title="decides what is kept" if name == signal else "")
         axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":", label="mean of all")
@@ -102,4 +118,35 @@ def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
         axes.plot(heldout["step"], heldout["heldout_loss"], color=DROPPED, marker="o", label="held-out")
         axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{model} model")
     _legend(figure)
+    _save(figure, path)
+
+
+def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
+    """AUROC of each signal per kind of bad pair (see `audit.aurocs`), with intervals; one panel per kind."""
+    kinds = list(table["kind"].unique())
+    signals = list(table["signal"].unique())[::-1]
+    columns = min(4, len(kinds))
+    rows = -(-len(kinds) // columns)
+    figure, all_axes = plt.subplots(rows, columns, figsize=(2.3 * columns + 1.2, rows * (0.27 * len(signals) + 0.9)), sharex=True, sharey=True, squeeze=False)
+    for axes, kind in zip(all_axes.flat, kinds, strict=False):
+        part = table[table["kind"] == kind].set_index("signal").reindex(signals)
+        for at, (name, line) in enumerate(part.iterrows()):
+            color = DROPPED if name == "length" else LINE if name == verdict["signal"] else KEPT
+            axes.plot([line["low"], line["high"]], [at, at], color=color, linewidth=1.5)
+            axes.plot(line["auroc"], at, "o", color=color, markersize=4)
+        axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
+        axes.set(title=kind.replace("_", " "), xlim=(0, 1), yticks=range(len(signals)), yticklabels=signals)
+    for axes in all_axes.flat[len(kinds) :]:
+        axes.set_visible(False)
+    figure.supxlabel("AUROC, 95 % interval; green decides what is kept, orange is length alone, dotted is chance", fontsize=8)
+    _save(figure, path)
+
+
+def reliability(table: pd.DataFrame, path: str | Path) -> None:
+    """Share of good pairs in each fifth of each signal's values (see `audit.reliability`)."""
+    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+    for name, part in table.groupby("signal", sort=False):
+        axes.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, linestyle=":" if name == "length" else "-")
+    axes.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None))
+    figure.legend(loc="outside right center", frameon=False)
     _save(figure, path)

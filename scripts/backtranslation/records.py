@@ -30,17 +30,40 @@ EXAMPLES = pa.schema(
 CANDIDATES = pa.schema(
     [
         *SEGMENTS,
+        ("segment", pa.string()),
         ("instruction", pa.string()),
         ("finish_reason", pa.string()),
         ("tokens", pa.int64()),
         ("logprob", pa.float64()),
     ]
 )
-"""Segments with the instruction written for them; `logprob` is the mean per token of the instruction."""
+"""Instructions written for segments, with their text; `segment` is the segment's id, `logprob` the mean per token of the instruction."""
 
-SIGNALS = ("rating", "rating_entropy", "rating_mass", "instruction_gain")
-RATED = pa.schema([*CANDIDATES, *((name, pa.float64()) for name in SIGNALS)])
-"""Candidates with the judge's signals (see `judge.rate`)."""
+COLUMNS = {
+    "rating": ("rating", "rating_entropy", "rating_mass"),
+    "rating_generated": ("rating_generated", "rating_parsed"),
+    "instruction_gain": ("instruction_gain", "opening_gain", "ending_logprob"),
+    "backward_gain": ("backward_gain",),
+}
+"""The columns that come with each of the configuration's `judge.signals`."""
+
+SIGNALS = tuple(column for columns in COLUMNS.values() for column in columns)
+"""What the judge says of a pair, each a column (see `judge`); NaN where it was not asked or has no value."""
+
+_SIGNALS = [(name, pa.float64()) for name in SIGNALS]
+RATED = pa.schema([*CANDIDATES, *_SIGNALS, ("combination", pa.float64())])
+"""Candidates with the judge's signals, and the probability that the audit's combination gives them."""
+
+AUDITED = pa.schema(
+    [
+        *((name, pa.string()) for name in ("id", "pair", "kind", "instruction", "text")),
+        ("label", pa.int64()),
+        ("length", pa.float64()),
+        *_SIGNALS,
+        ("combination", pa.float64()),
+    ]
+)
+"""Pairs of the audit with what is known of them: `label` 1 is good; rows of one `pair` belong together."""
 
 DROPPED = pa.schema(
     [*_ORIGIN, ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("text", pa.string())]
@@ -109,6 +132,16 @@ def write_jsonl(rows: Iterable[Row], path: str | Path) -> None:
 def read_jsonl(path: str | Path) -> list[Row]:
     with open(path, encoding="utf-8") as stream:
         return [json.loads(line) for line in stream]
+
+
+def cell(text: str) -> str:
+    """`text` for a csv that people open: with an apostrophe in front where a spreadsheet would compute it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "'")) else text
+
+
+def uncell(text: str) -> str:
+    """What `cell` was given."""
+    return text.removeprefix("'")
 
 
 def write(rows: list[Row], schema: pa.Schema, path: str | Path) -> None:

@@ -1,0 +1,106 @@
+# Is the judge to be believed? Measured on labelled pairs before it rates any candidate.
+
+
+rule audit_judge:
+    input:
+        heldout="<results>/seed/heldout.parquet",
+        labels=config["audit"]["labels"] or [],
+        rubric=config["judge"]["rubric"],
+        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("audit"),
+    output:
+        figures="<results>/audit/audit.json",
+        table=ensure("<results>/audit/audit.tsv", non_empty=True),
+        cuts="<results>/audit/cuts.tsv",
+        reliability="<results>/audit/reliability.tsv",
+        combination="<results>/audit/combination.json",
+        rated="<results>/audit/rated.parquet",
+    log:
+        "<logs>/audit_judge.log",
+    benchmark:
+        "<benchmarks>/audit_judge.jsonl"
+    conda:
+        ENGINE_ENV
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="6h",
+    params:
+        audit={key: config["audit"][key] for key in ("pairs", "labels")},
+        judge=judge_settings(),
+        random_seed=config["random_seed"],
+    message:
+        "Auditing the judge on labelled pairs"
+    script:
+        "../scripts/audit_judge.py"
+
+
+# Apart from the audit, so that another signal or floor costs no second audit.
+rule check_judge:
+    input:
+        figures="<results>/audit/audit.json",
+        code=library("audit"),
+    output:
+        verdict="<results>/audit/verdict.json",
+    log:
+        "<logs>/check_judge.log",
+    benchmark:
+        "<benchmarks>/check_judge.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        signal=config["curation"]["keep"]["signal"],
+        floor=config["audit"]["floor"],
+        on_fail=config["audit"]["on_fail"],
+    message:
+        "Holding the judge against audit.floor"
+    script:
+        "../scripts/check_judge.py"
+
+
+rule report_audit:
+    input:
+        figures="<results>/audit/audit.json",
+        verdict="<results>/audit/verdict.json",
+        table="<results>/audit/audit.tsv",
+        reliability="<results>/audit/reliability.tsv",
+        code=library("audit", "plots"),
+    output:
+        aurocs=report(
+            "<results>/report/audit.svg",
+            caption="../config/captions/audit.rst",
+            category="Is the judge to be believed?",
+            labels={"shows": "good pairs against each kind of bad ones"},
+        ),
+        reliability=report(
+            "<results>/report/reliability.svg",
+            caption="../config/captions/reliability.rst",
+            category="Is the judge to be believed?",
+            labels={"shows": "share of good pairs by value"},
+        ),
+        lines=report(
+            "<results>/report/audit.tsv",
+            caption="../config/captions/verdict.rst",
+            category="Is the judge to be believed?",
+            labels={"shows": "verdict, values, injected scores"},
+        ),
+    log:
+        "<logs>/report_audit.log",
+    benchmark:
+        "<benchmarks>/report_audit.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    message:
+        "Drawing the audit"
+    script:
+        "../scripts/report_audit.py"

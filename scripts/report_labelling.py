@@ -1,0 +1,7 @@
+from backtranslation import labelling, logs, records
+
+with logs.job(snakemake.log[0]):
+    given, made, params = snakemake.input, snakemake.output, snakemake.params
+    rows = labelling.draw(records.read(given.rated), records.read(given.dropped), params.report["labelling"], params.random_seed)
+    labelling.table(rows, made.table)
+    labelling.page(rows, made.page)

@@ -1,0 +1,29 @@
+from pathlib import Path
+
+import pandas as pd
+
+from backtranslation import evaluation, logs, models, records
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    given, params = snakemake.input, snakemake.params
+    base = models.folder_of(given.manifest)
+    sample = [row for row in records.read(given.sample) if row["true_instruction"]]
+    pairs = {
+        "held-out seed": records.read(given.heldout),
+        "corpus": [{**row, "instruction": row["true_instruction"], "response": row["text"]} for row in sample],
+    }
+    table, written = evaluation.round_trip(
+        {name: rows[: params.pairs] for name, rows in pairs.items() if rows},
+        base,
+        Path(given.adapter).parent,
+        Template(models.load_tokenizer(base), params.template),
+        params.prompt["text"],
+        params.max_new_tokens,
+        params.batch_tokens,
+        params.precision,
+        params.random_seed,
+    )
+    records.write_jsonl(written, snakemake.output.written)
+    with records.atomic(snakemake.output.table) as temporary:
+        pd.DataFrame(table).round(4).to_csv(temporary, sep="\t", index=False)

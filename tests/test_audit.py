@@ -1,0 +1,158 @@
+"""The audit tells a judge that knows from one that guesses, and says so in figures."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import pair
+
+from backtranslation import audit, judge
+from backtranslation.engines import TransformersEngine
+from backtranslation.records import SIGNALS, WorkFile
+
+WORDS = ["iterator", "list", "module", "garden", "recipe", "letter", "number", "window", "engine", "novel"]
+HELDOUT = [
+    pair(n, f"What is a {word} good for?", f"A {word} is good for many things. You can use it every day.\n\nIt also lasts.")
+    for n, word in enumerate(WORDS)
+]
+
+
+def judged(rows: list[dict], **signals) -> list[dict]:
+    """Rows with made-up signals, each a function of the row."""
+    return [
+        {**row, **dict.fromkeys(SIGNALS, math.nan), **{name: float(value(row)) for name, value in signals.items()}, "combination": 0.5}
+        for row in rows
+    ]
+
+
+def test_every_pair_gets_one_fault_of_each_kind():
+    rows = audit.pairs(HELDOUT, 40, 42)
+    assert len(rows) == 10 * 7 and len({row["id"] for row in rows}) == 70
+    by_pair = {}
+    for row in rows:
+        by_pair.setdefault(row["pair"], {})[row["kind"]] = row
+    for kinds in by_pair.values():
+        true = kinds.pop("true")
+        assert true["label"] == 1 and set(kinds) == set(audit.KINDS) and not any(row["label"] for row in kinds.values())
+        assert all((row["instruction"], row["text"]) != (true["instruction"], true["text"]) for row in kinds.values())
+        assert true["text"].startswith(kinds["cut"]["text"]) and len(kinds["cut"]["text"]) <= len(true["text"]) / 2
+        assert true["text"].startswith(kinds["echo"]["instruction"])
+        assert kinds["shuffled"]["text"] != true["text"] and kinds["near_miss"]["instruction"] != true["instruction"]
+        assert all(part in kinds["injected"]["text"] for part in true["text"].split("\n\n"))
+    assert rows == audit.pairs(HELDOUT, 40, 42) != audit.pairs(HELDOUT, 40, 43)
+    assert len(audit.pairs(HELDOUT, 3, 42)) == 21
+
+
+def test_one_pair_is_too_few():
+    with pytest.raises(audit.AuditError, match=r"1 held-out pairs are too few .* raise seed\.heldout"):
+        audit.pairs(HELDOUT[:1], 40, 42)
+
+
+def test_auroc_of_known_values():
+    names = list("abcd")
+    found = audit.auroc(np.array([3.0, 2.0, 1.0, np.nan]), np.array([1.0, 0.0, 0.0, 2.5]), names, names, 42)
+    # Of 12 comparisons 9 are won, 2 lost and 1 is even.
+    assert found["auroc"] == pytest.approx(9.5 / 12) and found["n"] == 7
+    assert found["low"] < found["auroc"] < found["high"]
+    assert audit.auroc(np.array([np.nan]), np.array([1.0]), ["a"], ["a"], 42)["auroc"] is None
+
+
+def test_interval_covers_what_it_should():
+    """Of 95 % intervals about 95 % hold the truth, also when rows come in pairs that resemble each other."""
+    held = 0
+    for draw in range(200):
+        rng = np.random.default_rng(draw)
+        level = rng.normal(size=60)
+        good, bad = level + rng.normal(size=60) + 0.5, level + rng.normal(size=60)
+        names = [str(n) for n in range(60)]
+        found = audit.auroc(good, bad, names, names, draw)
+        # P(N(0.5, 4) > 0) for pairs of different levels.
+        held += found["low"] <= 0.5987 <= found["high"]
+    assert 0.88 * 200 <= held <= 0.99 * 200
+
+
+def test_a_judge_that_knows_and_one_that_guesses():
+    rng = np.random.default_rng(0)
+    rows = judged(audit.pairs(HELDOUT, 40, 42), rating=lambda row: 1 + 4 * row["label"], instruction_gain=lambda row: rng.random())
+    weights, p = audit.fit(rows, 42)
+    rows = [{**row, "combination": value} for row, value in zip(rows, p, strict=True)]
+    table = audit.aurocs(rows, 42)
+    figures = audit.summary(rows, table, 42)
+    assert set(figures["signals"]) == {"rating", "instruction_gain", "combination"}
+    for kind in ("all", *audit.KINDS):
+        assert figures["signals"]["rating"][kind]["auroc"] == 1 and set(figures["length_baseline"][kind]) == {"auroc", "low", "high", "n"}
+    guess = figures["signals"]["instruction_gain"]["all"]
+    assert guess["low"] < 0.5 < guess["high"]
+    assert figures["signals"]["combination"]["all"]["auroc"] > 0.95
+    assert dict(zip(weights["signals"], weights["weight"], strict=True))["rating"] > 1
+    assert audit.verdict(figures, "rating", 0.75)["passed"] and not audit.verdict(figures, "instruction_gain", 0.75)["passed"]
+    # What is kept from the highest cut on is all good, and the highest fifth too.
+    cuts = audit.cuts(rows)
+    assert cuts[cuts["signal"] == "rating"]["precision"].iloc[-1] == 1
+    fifths = audit.reliability(rows)
+    assert fifths[fifths["signal"] == "rating"]["good"].tolist()[:3] == [0, 0, 0]
+    json.dumps(figures, allow_nan=False)
+    assert "rating" in audit.lines(figures, audit.verdict(figures, "rating", 0.75))["what"].str.cat()
+
+
+def test_combination_is_measured_on_pairs_it_was_not_fitted_on():
+    """Noise in many signals would look like knowledge if it were measured on what it was fitted to."""
+    rng = np.random.default_rng(1)
+    noise = {name: (lambda row: rng.random()) for name in judge.DECIDING}
+    rows = judged(audit.pairs(HELDOUT, 40, 42), **noise)
+    weights, p = audit.fit(rows, 42)
+    label = np.array([row["label"] for row in rows])
+
+    def of(p):
+        names = [row["pair"] for row in rows]
+        return audit.auroc(p[label == 1], p[label == 0], names[::7], [n for n, one in zip(names, label, strict=True) if not one], 42)["auroc"]
+
+    assert of(p) < 0.65 < of(judge.combine(rows, weights)) + 0.1
+
+
+def test_injected_scores_are_measured_and_break_no_template(tiny, template, tmp_path):
+    asked = judge.Judge(template, "Rate.\n{instruction}\n{response}\nScore it.", ["rating"], lambda: TransformersEngine(tiny, template.stop_id, dtype="float32"))
+    found = audit.injection(audit.pairs(HELDOUT, 2, 42), asked, WorkFile(tmp_path, "x"))
+    assert found["variants"] == 20 == len(found["shifts"]) == len(set(audit.INJECTIONS))
+    assert found["breaking_the_template"] == 0 and math.isfinite(found["median_shift"])
+    # The check itself would see a template that lets special tokens through.
+    template_that_leaks = type(template)(template.tokenizer)
+    template_that_leaks.neutral = lambda text: text
+    leaking = audit.injection(audit.pairs(HELDOUT, 2, 42), judge.Judge(template_that_leaks, asked.rubric, ["rating"], asked.base), WorkFile(tmp_path, "y"))
+    assert leaking["breaking_the_template"] >= 2
+
+
+def write(folder, *rows):
+    path = folder / "labels.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return path
+
+
+GOOD, BAD = {"instruction": "x?", "response": "y", "label": 1}, {"instruction": "x?", "response": "z", "label": 0}
+
+
+def test_labels_and_preferences_of_ones_own(tmp_path):
+    rows = audit.read_labels(write(tmp_path, GOOD, BAD))
+    assert [(row["label"], row["text"]) for row in rows] == [(1, "y"), (0, "z")]
+    rows = audit.read_labels(write(tmp_path, {"instruction": "x?", "chosen": "long and good", "rejected": "bad"}, {"instruction": "w?", "chosen": "a", "rejected": "b c"}))
+    assert [row["label"] for row in rows] == [1, 0, 1, 0] and rows[0]["pair"] == rows[1]["pair"] != rows[2]["pair"]
+    found = audit.preferred(judged(rows), "length", 42)
+    assert (found["accuracy"], found["n"]) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    "row, problem",
+    [
+        ("{", "row 2: no JSON"),
+        ("[1]", "row 2: no object"),
+        ({"instruction": "x?", "response": "y"}, "row 2: the field label is None; expected 1"),
+        ({**GOOD, "label": 3}, "row 2: the field label is 3"),
+        ({**GOOD, "response": ""}, "row 2: the field response is missing, empty or no text"),
+        ({"instruction": "x?", "chosen": "y"}, "row 2: the field rejected is missing"),
+        (GOOD, "2 pairs, which need labels of both kinds"),
+    ],
+)
+def test_bad_labels_are_refused_by_row_and_field(tmp_path, row, problem):
+    with pytest.raises(audit.AuditError, match=problem):
+        audit.read_labels(write(tmp_path, GOOD, row))
