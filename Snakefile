@@ -1,7 +1,8 @@
 # Instruction backtranslation (Li et al. 2023, arXiv 2308.06259).
 #
 # Where things lie: resources/<model>/ holds base models, shared by runs; results/<name>/ holds one
-# run, a folder per stage: seed, corpus, backward, audit, augment, curation, forward, evaluation, report.
+# run, a folder per stage: seed, corpus, backward, augment, audit, curation, forward, evaluation, report.
+# {iteration} counts from 1: its judge is M_(t-1), it keeps A_k^(t) and trains M_t. M_0 knows the seed alone.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -18,6 +19,11 @@ pathvars:
     logs=f"results/{config['name']}/logs",
     benchmarks=f"results/{config['name']}/benchmarks",
     model=f"resources/models/{model_key(config['model'])}",
+    judge=f"resources/models/{model_key(JUDGE_MODEL)}",
+
+
+wildcard_constraints:
+    iteration=r"\d+",
 
 
 scattergather:
@@ -43,6 +49,7 @@ rule all:
         "<results>/report/scores.svg",
         "<results>/report/audit.svg",
         "<results>/report/labelling.html",
+        "<results>/report/iterations.tsv",
         "<results>/evaluation/round_trip.tsv",
         "<results>/report/examples.html",
     message:
@@ -52,7 +59,7 @@ rule all:
 # Named targets, for going only part of the way.
 rule audit:
     input:
-        "<results>/audit/verdict.json",
+        "<results>/audit/audit.json",
         "<results>/report/audit.svg",
     message:
         "The judge is audited: results/{config[name]}/audit/audit.json"

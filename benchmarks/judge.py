@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -47,13 +48,17 @@ def measure(name: str, pairs: list[records.Row], rubric: Path, signals: list[str
         "generated": config["judge"]["generated"],
         "prompt": config["backward"]["prompt"],
         "template": config["model"]["template"],
+        "backward_template": config["model"]["template"],
+        "tags": None,
         "engine": config["engine"],
         "precision": config["precision"],
         "batch_tokens": config["generation"]["batch_tokens"],
         "random_seed": config["random_seed"],
     }
     manifest = next(Path("resources/models").glob("*/manifest.json"))
-    asked, shape = judge.configured(manifest, DEMO / "backward/adapter/adapter_model.safetensors", rubric, settings, 1)
+    adapter = DEMO / "backward/adapter/adapter_model.safetensors"
+    given = SimpleNamespace(judge=manifest, judge_adapter=None, manifest=manifest, adapter=adapter, rubric=rubric)
+    asked, shape = judge.configured(given, settings, 1)
     rated = judge.rate(pairs, asked, records.WorkFile(OUTPUT / ".work", [shape, [row["id"] for row in pairs]]))
     _, held_out = audit.fit(rated, config["random_seed"])
     rated = [{**row, "combination": float(p)} for row, p in zip(rated, held_out, strict=True)]

@@ -1,4 +1,4 @@
-# Is the judge to be believed? Measured on labelled pairs before it rates any candidate.
+# Is the judge to be believed? Measured on labelled pairs before it rates any candidate, in each iteration anew.
 
 
 rule audit_judge:
@@ -8,18 +8,21 @@ rule audit_judge:
         rubric=config["judge"]["rubric"],
         adapter="<results>/backward/adapter/adapter_model.safetensors",
         manifest="<model>/manifest.json",
+        judge="<judge>/manifest.json",
+        judge_adapter=judge_adapter,
+        earlier=earlier("<results>/audit/{iteration}/rated.parquet"),
         code=library("audit"),
     output:
-        figures="<results>/audit/audit.json",
-        table=ensure("<results>/audit/audit.tsv", non_empty=True),
-        cuts="<results>/audit/cuts.tsv",
-        reliability="<results>/audit/reliability.tsv",
-        combination="<results>/audit/combination.json",
-        rated="<results>/audit/rated.parquet",
+        figures="<results>/audit/{iteration}/audit.json",
+        table=ensure("<results>/audit/{iteration}/audit.tsv", non_empty=True),
+        cuts="<results>/audit/{iteration}/cuts.tsv",
+        reliability="<results>/audit/{iteration}/reliability.tsv",
+        combination="<results>/audit/{iteration}/combination.json",
+        rated="<results>/audit/{iteration}/rated.parquet",
     log:
-        "<logs>/audit_judge.log",
+        "<logs>/audit_judge/{iteration}.log",
     benchmark:
-        "<benchmarks>/audit_judge.jsonl"
+        "<benchmarks>/audit_judge/{iteration}.jsonl"
     conda:
         ENGINE_ENV
     threads: 2
@@ -29,10 +32,10 @@ rule audit_judge:
         runtime="6h",
     params:
         audit={key: config["audit"][key] for key in ("pairs", "labels")},
-        judge=judge_settings(),
+        judge=judge_settings,
         random_seed=config["random_seed"],
     message:
-        "Auditing the judge on labelled pairs"
+        "Auditing the judge of iteration {wildcards.iteration} on labelled pairs"
     script:
         "../scripts/audit_judge.py"
 
@@ -40,14 +43,14 @@ rule audit_judge:
 # Apart from the audit, so that another signal or floor costs no second audit.
 rule check_judge:
     input:
-        figures="<results>/audit/audit.json",
+        figures="<results>/audit/{iteration}/audit.json",
         code=library("audit"),
     output:
-        verdict="<results>/audit/verdict.json",
+        verdict="<results>/audit/{iteration}/verdict.json",
     log:
-        "<logs>/check_judge.log",
+        "<logs>/check_judge/{iteration}.log",
     benchmark:
-        "<benchmarks>/check_judge.jsonl"
+        "<benchmarks>/check_judge/{iteration}.jsonl"
     conda:
         "../envs/report.yaml"
     threads: 1
@@ -59,19 +62,21 @@ rule check_judge:
         floor=config["audit"]["floor"],
         on_fail=config["audit"]["on_fail"],
     message:
-        "Holding the judge against audit.floor"
+        "Holding the judge of iteration {wildcards.iteration} against audit.floor"
     script:
         "../scripts/check_judge.py"
 
 
+# The first judge's; how the later ones did is in the table of iterations.
 rule report_audit:
     input:
-        figures="<results>/audit/audit.json",
-        verdict="<results>/audit/verdict.json",
-        table="<results>/audit/audit.tsv",
-        reliability="<results>/audit/reliability.tsv",
+        figures="<results>/audit/1/audit.json",
+        verdict="<results>/audit/1/verdict.json",
+        table="<results>/audit/1/audit.tsv",
+        reliability="<results>/audit/1/reliability.tsv",
         code=library("audit", "plots"),
     output:
+        figures="<results>/audit/audit.json",
         aurocs=report(
             "<results>/report/audit.svg",
             caption="../config/captions/audit.rst",

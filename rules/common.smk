@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import settings, sources
+from backtranslation import records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -41,6 +41,12 @@ def check_config():
             raise settings.SettingsError(
                 f"curation.keep.signal: {signal} does not come with judge.signals, "
                 f"which are {', '.join(asked)}"
+            )
+        curation = config["curation"]
+        if config["judge"]["model"] and curation["iterations"] > 1:
+            raise settings.SettingsError(
+                "judge.model: a fixed judge rates alike in every iteration; "
+                "set curation.iterations to 1, or judge.model to null"
             )
         low, high = config["corpus"]["token_quantiles"]
         if low >= high:
@@ -102,22 +108,107 @@ def model_key(model):
     return f"{readable}-{fingerprint(weights)[:8]}"
 
 
+# The base model, and a fixed judge where there is one, by the name of their folder.
+MODELS = {
+    model_key(model): model
+    for model in (config["model"], config["judge"]["model"])
+    if model
+}
+JUDGE_MODEL = config["judge"]["model"] or config["model"]
+LAST = config["curation"]["iterations"]
+
+
+def judge_adapter(wildcards):
+    """The adapter of the model that judges in an iteration: M_(t-1), or none of the untouched model."""
+    before = int(wildcards.iteration) - 1
+    if config["judge"]["model"] or (before == 0 and config["judge"]["first"] == "base"):
+        return []
+    return f"<results>/forward/{before}/adapter/adapter_model.safetensors"
+
+
+def earlier(path):
+    """The same file of the first iteration, for what does not change with the judge; none in the first."""
+
+    def of(wildcards):
+        return path.replace("{iteration}", "1") if int(wildcards.iteration) > 1 else []
+
+    return of
+
+
+def curated_of(wildcards):
+    """What M_t is trained on beside the seed pairs: A_k^(t), and nothing for M_0."""
+    if int(wildcards.iteration) == 0:
+        return []
+    return "<results>/curation/{iteration}/curated.parquet"
+
+
+def iterations(path, first=1):
+    """The file of every iteration that was made, M_0's too with `first=0`."""
+
+    def of(wildcards):
+        return [
+            path.replace("{iteration}", str(t))
+            for t in range(first, iterations_made()["last"] + 1)
+        ]
+
+    return of
+
+
+def chosen(path):
+    """The file of the iteration that the run ends with."""
+
+    def of(wildcards):
+        return path.replace("{iteration}", str(iterations_made()["best"]))
+
+    return of
+
+
+def iterations_made():
+    """`last`: the iteration after which none is made; `best`: the one that the run ends with."""
+    made = {"last": LAST, "best": LAST}
+    for t in range(1, LAST + 1) if config["curation"]["stop"] else ():
+        decision = records.read_json(
+            checkpoints.decide.get(iteration=t).output.decision
+        )
+        made = {"last": t, "best": decision["best"]}
+        if decision["stop"]:
+            break
+    return made
+
+
+def best_iteration(wildcards):
+    return iterations_made()["best"]
+
+
+def measured_so_far(wildcards):
+    """What `curation.stop` looks at after an iteration: of M_0 to M_t the held-out losses, or audits as judges."""
+    t = int(wildcards.iteration)
+    if config["curation"]["stop"]["signal"] == "audit":
+        return [f"<results>/audit/{n}/audit.json" for n in range(1, t + 2)]
+    return [f"<results>/evaluation/forward/{n}.tsv" for n in range(t + 1)]
+
+
 def training_settings(stage):
-    """What shapes a training run: the shared settings with the stage's number of epochs."""
+    """What shapes a training run: the shared settings with the stage's number of epochs or steps."""
     return {
         **config["training"],
         **config["precision"],
         "epochs": config[stage]["epochs"],
+        "steps": config[stage].get("steps"),
     }
 
 
-def judge_settings():
+def judge_settings(wildcards):
     """What shapes the judge, beside its rubric and its models."""
+    tags = config["forward"]["tags"]
     return {
         "signals": config["judge"]["signals"],
         "generated": config["judge"]["generated"],
         "prompt": config["backward"]["prompt"],
-        "template": config["model"]["template"],
+        "backward_template": config["model"]["template"],
+        "template": JUDGE_MODEL["template"],
+        # A model trained with tags is asked with both, as whenever it is used (paper, table 8).
+        "tags": tags if judge_adapter(wildcards) else None,
         "engine": config["engine"],
         "precision": config["precision"],
         "batch_tokens": config["generation"]["batch_tokens"],

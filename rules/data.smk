@@ -5,11 +5,13 @@ rule fetch_model:
     input:
         code=library("models"),
     output:
-        manifest="<model>/manifest.json",
+        manifest="resources/models/{model}/manifest.json",
     log:
-        "<logs>/fetch_model.log",
+        "<logs>/fetch_model/{model}.log",
     benchmark:
-        "<benchmarks>/fetch_model.jsonl"
+        "<benchmarks>/fetch_model/{model}.jsonl"
+    wildcard_constraints:
+        model="|".join(map(re.escape, MODELS)),
     conda:
         "../envs/model.yaml"
     threads: 2
@@ -17,9 +19,9 @@ rule fetch_model:
         mem_mb=model_memory,
         runtime="2h",
     params:
-        model=config["model"],
+        model=lambda wildcards: MODELS[wildcards.model],
     message:
-        "Fetching the base model {params.model[name]}"
+        "Fetching the model {params.model[name]}"
     script:
         "../scripts/fetch_model.py"
 

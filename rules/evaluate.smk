@@ -1,11 +1,43 @@
 # Did training help? Loss on pairs that no model was trained on.
 
 
+rule evaluate_forward:
+    input:
+        examples="<results>/forward/{iteration}/heldout_examples.parquet",
+        adapter="<results>/forward/{iteration}/adapter/adapter_model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("evaluation", "engines"),
+    output:
+        losses=ensure("<results>/evaluation/forward/{iteration}.tsv", non_empty=True),
+    log:
+        "<logs>/evaluate_forward/{iteration}.log",
+    benchmark:
+        "<benchmarks>/evaluate_forward/{iteration}.jsonl"
+    conda:
+        "../envs/model.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="6h",
+    params:
+        precision=config["precision"],
+        template=config["model"]["template"],
+        batch_tokens=config["generation"]["batch_tokens"],
+    message:
+        "Measuring M_{wildcards.iteration} on held-out pairs"
+    script:
+        "../scripts/evaluate_forward.py"
+
+
 rule evaluate:
     input:
         backward_examples="<results>/backward/heldout_examples.parquet",
         backward_adapter="<results>/backward/adapter/adapter_model.safetensors",
-        forward_examples="<results>/forward/heldout_examples.parquet",
+        forward_examples="<results>/forward/0/heldout_examples.parquet",
+        forward_losses=iterations(
+            "<results>/evaluation/forward/{iteration}.tsv", first=0
+        ),
         forward_model="<results>/forward/model/model.safetensors",
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),

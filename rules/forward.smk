@@ -1,19 +1,23 @@
-# The forward model, trained from the base model on seed and curated pairs.
+# The forward models, each trained from the base model: M_0 on the seed pairs, M_t on seed and A_k^(t).
 
 
 rule mix_examples:
     input:
         train="<results>/seed/train.parquet",
         heldout="<results>/seed/heldout.parquet",
-        curated="<results>/curation/curated.parquet",
+        curated=curated_of,
         code=library("augment"),
     output:
-        examples=ensure("<results>/forward/train_examples.parquet", non_empty=True),
-        heldout=ensure("<results>/forward/heldout_examples.parquet", non_empty=True),
+        examples=ensure(
+            "<results>/forward/{iteration}/train_examples.parquet", non_empty=True
+        ),
+        heldout=ensure(
+            "<results>/forward/{iteration}/heldout_examples.parquet", non_empty=True
+        ),
     log:
-        "<logs>/mix_examples.log",
+        "<logs>/mix_examples/{iteration}.log",
     benchmark:
-        "<benchmarks>/mix_examples.jsonl"
+        "<benchmarks>/mix_examples/{iteration}.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -22,42 +26,45 @@ rule mix_examples:
         runtime="30m",
     params:
         tags=config["forward"]["tags"],
+        seed_share=config["forward"]["seed_share"],
     message:
-        "Mixing seed and curated pairs"
+        "Mixing the training examples of M_{wildcards.iteration}"
     script:
         "../scripts/mix_examples.py"
 
 
 use rule train_backward as train_forward with:
     input:
-        examples="<results>/forward/train_examples.parquet",
-        heldout="<results>/forward/heldout_examples.parquet",
+        examples="<results>/forward/{iteration}/train_examples.parquet",
+        heldout="<results>/forward/{iteration}/heldout_examples.parquet",
         manifest="<model>/manifest.json",
         code=library("training", "templates"),
     output:
         multiext(
-            "<results>/forward/adapter/",
+            "<results>/forward/{iteration}/adapter/",
             "adapter_model.safetensors",
             "adapter_config.json",
             "training.json",
             "history.tsv",
         ),
-        dropped="<results>/forward/dropped.parquet",
+        dropped="<results>/forward/{iteration}/dropped.parquet",
     log:
-        "<logs>/train_forward.log",
+        "<logs>/train_forward/{iteration}.log",
     benchmark:
-        "<benchmarks>/train_forward.jsonl"
+        "<benchmarks>/train_forward/{iteration}.jsonl"
     params:
         training=training_settings("forward"),
         template=config["model"]["template"],
         random_seed=config["random_seed"],
     message:
-        "Training the forward model"
+        "Training the forward model M_{wildcards.iteration}"
 
 
 rule merge_forward:
     input:
-        adapter="<results>/forward/adapter/adapter_model.safetensors",
+        adapter=chosen(
+            "<results>/forward/{iteration}/adapter/adapter_model.safetensors"
+        ),
         manifest="<model>/manifest.json",
         code=library("models", "templates"),
     output:

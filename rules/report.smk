@@ -19,7 +19,8 @@ rule report_funnel:
         curated="<results>/curation/curated.parquet",
         curation_drops="<results>/curation/dropped.parquet",
         backward_drops="<results>/backward/dropped.parquet",
-        forward_drops="<results>/forward/dropped.parquet",
+        mixed=chosen("<results>/forward/{iteration}/train_examples.parquet"),
+        forward_drops=chosen("<results>/forward/{iteration}/dropped.parquet"),
         code=library("funnel", "logs"),
     output:
         funnel=report(
@@ -64,7 +65,7 @@ rule report_figures:
         rated="<results>/curation/rated.parquet",
         curated="<results>/curation/curated.parquet",
         backward="<results>/backward/adapter/history.tsv",
-        forward="<results>/forward/adapter/history.tsv",
+        forward=iterations("<results>/forward/{iteration}/adapter/history.tsv", first=0),
         code=library("plots", "logs"),
     output:
         funnel=report(
@@ -172,3 +173,45 @@ rule report_labelling:
         "Drawing a sample for people to label"
     script:
         "../scripts/report_labelling.py"
+
+
+rule report_iterations:
+    input:
+        rated=iterations("<results>/curation/{iteration}/rated.parquet"),
+        curated=iterations("<results>/curation/{iteration}/curated.parquet"),
+        dropped=iterations("<results>/curation/{iteration}/dropped.parquet"),
+        audits=iterations("<results>/audit/{iteration}/audit.json"),
+        losses=iterations("<results>/evaluation/forward/{iteration}.tsv", first=0),
+        code=library("iterating", "plots", "logs"),
+    output:
+        table=report(
+            "<results>/report/iterations.tsv",
+            caption="../config/captions/iterations.rst",
+            category="What was kept, and why?",
+            labels={"shows": "the iterations side by side"},
+        ),
+        figure=report(
+            "<results>/report/iterations.svg",
+            caption="../config/captions/iterations_figure.rst",
+            category="How were candidates rated?",
+            labels={"shows": "ratings beside the paper's and the notebook's"},
+        ),
+    log:
+        "<logs>/report_iterations.log",
+    benchmark:
+        "<benchmarks>/report_iterations.jsonl"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        signal=config["curation"]["keep"]["signal"],
+        random_seed=config["random_seed"],
+        best=best_iteration,
+        iterations=LAST,
+    message:
+        "Comparing the iterations"
+    script:
+        "../scripts/report_iterations.py"

@@ -8,12 +8,10 @@ with logs.job(snakemake.log[0]):
         pairs = audit.read_labels(settings["labels"])
     else:
         pairs = audit.pairs(records.read(given.heldout), settings["pairs"], seed)
-    asked, shape = judge.configured(
-        given.manifest, given.adapter, given.rubric, snakemake.params.judge, snakemake.resources.gpu
-    )
+    asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)
     folder = Path(made.figures).parent / ".work"
     work = [records.WorkFile(folder, [part, shape, [row["id"] for row in pairs]]) for part in ("pairs", "injection")]
-    rated = judge.rate(pairs, asked, work[0])
+    rated = judge.rate(pairs, asked, work[0], records.read(given.earlier) if given.earlier else None)
     weights, held_out = audit.fit(rated, seed)
     rated = [{**row, "combination": float(p)} for row, p in zip(rated, held_out, strict=True)]
     table = audit.aurocs(rated, seed)

@@ -6,46 +6,36 @@ from backtranslation import engines, evaluation, logs, models, records
 from backtranslation.templates import Template
 
 with logs.job(snakemake.log[0]):
-    params = snakemake.params
-    base = models.folder_of(snakemake.input.manifest)
+    given, params = snakemake.input, snakemake.params
+    base = models.folder_of(given.manifest)
     template = Template(models.load_tokenizer(base), params.template)
-    options = {"stop_id": template.stop_id, "batch_tokens": params.batch_tokens}
-    backward = records.read(snakemake.input.backward_examples)
-    forward = records.read(snakemake.input.forward_examples)
+    options = {"stop_id": template.stop_id, "batch_tokens": params.batch_tokens, **params.precision}
+    backward, forward = records.read(given.backward_examples), records.read(given.forward_examples)
 
-    engine = engines.TransformersEngine(base, **options, **params.precision)
+    engine = engines.TransformersEngine(base, **options)
     base_backward = evaluation.losses(backward, engine, template)
-    base_forward = evaluation.losses(forward, engine, template)
+    losses = {"base": evaluation.losses(forward, engine, template)}
     base_answers = evaluation.answers(forward[: params.answers], engine, template)
-    engine = engines.TransformersEngine(base, adapter=Path(snakemake.input.backward_adapter).parent, **options, **params.precision)
+    engine = engines.TransformersEngine(base, adapter=Path(given.backward_adapter).parent, **options)
     tuned_backward = evaluation.losses(backward, engine, template)
-    merged = Path(snakemake.input.forward_model).parent
-    # The merged model is measured as users get it: from its own folder, with its own template.
-    template = Template(models.load_tokenizer(merged))
-    engine = engines.TransformersEngine(merged, **options, **params.precision)
-    tuned_forward = evaluation.losses(forward, engine, template)
-    tuned_answers = evaluation.answers(forward[: params.answers], engine, template)
+    # The merged model answers as users get it: from its own folder, with its own template.
+    merged = Path(given.forward_model).parent
+    engine = engines.TransformersEngine(merged, **options)
+    answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)))
 
-    seed = params.random_seed
-    table = [
-        evaluation.compare("backward", "loss of the true instruction", base_backward, tuned_backward, seed),
-        evaluation.compare("forward", "loss of the true response", base_forward, tuned_forward, seed),
-    ]
-    pairs = pd.DataFrame(
-        {
-            "id": [row["id"] for row in forward],
-            "backward_base": base_backward,
-            "backward_tuned": tuned_backward,
-            "forward_base": base_forward,
-            "forward_tuned": tuned_forward,
-        }
-    )
+    losses |= {f"M_{t}": pd.read_csv(path, sep="\t")["loss"].to_numpy() for t, path in enumerate(given.forward_losses)}
+    table = [evaluation.compare("backward", "base", "loss of the true instruction", base_backward, tuned_backward, params.random_seed)]
+    for t in range(len(given.forward_losses)):
+        # Each against the base model, M_0 and the one before.
+        for other in dict.fromkeys(["base", *(["M_0", f"M_{t - 1}"] if t else [])]):
+            table.append(evaluation.compare(f"M_{t}", other, "loss of the true response", losses[other], losses[f"M_{t}"], params.random_seed))
+    pairs = pd.DataFrame({"id": [row["id"] for row in forward], "backward_base": base_backward, "backward_tuned": tuned_backward, **losses})
     with records.atomic(snakemake.output.pairs) as temporary:
         pairs.to_csv(temporary, sep="\t", index=False)
     records.write_jsonl(
         [
             {"id": row["id"], "prompt": row["prompt"], "base": old, "forward": new, "human": row["completion"]}
-            for row, old, new in zip(forward, base_answers, tuned_answers, strict=False)
+            for row, old, new in zip(forward, base_answers, answers, strict=False)
         ],
         snakemake.output.answers,
     )

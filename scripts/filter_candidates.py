@@ -12,7 +12,4 @@ with logs.job(snakemake.log[0]):
     records.settle("curate", rated, kept, [*others, *low])
     records.write(rated, records.RATED, made.rated)
     records.write([*others, *low], records.DROPPED, made.dropped)
-    columns = ("id", "source", "instruction", "text", *records.SIGNALS, "combination")
-    # JSON has no NaN: what has no value is left out.
-    records.write_jsonl(({name: row[name] for name in columns if row[name] == row[name]} for row in kept), made.jsonl)
     records.write(kept, records.RATED, made.curated)

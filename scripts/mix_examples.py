@@ -1,8 +1,9 @@
 from backtranslation import augment, logs, records
 
 with logs.job(snakemake.log[0]):
-    tags = snakemake.params.tags
-    train, curated = records.read(snakemake.input.train), records.read(snakemake.input.curated)
-    heldout = augment.for_inference(records.read(snakemake.input.heldout), tags)
+    given, params = snakemake.input, snakemake.params
+    curated = records.read(given.curated) if given.curated else []
+    heldout = augment.for_inference(records.read(given.heldout), params.tags)
     records.write(heldout, records.EXAMPLES, snakemake.output.heldout)
-    records.write(augment.mix(train, curated, tags), records.EXAMPLES, snakemake.output.examples)
+    mixed = augment.mix(records.read(given.train), curated, params.tags, params.seed_share)
+    records.write(mixed, records.EXAMPLES, snakemake.output.examples)

@@ -6,11 +6,9 @@ with logs.job(snakemake.log[0]):
     given = snakemake.input
     shard, shards = map(int, snakemake.wildcards.scatteritem.split("-of-"))
     candidates = records.read(given.candidates)[shard - 1 :: shards]
-    asked, shape = judge.configured(
-        given.manifest, given.adapter, given.rubric, snakemake.params.judge, snakemake.resources.gpu
-    )
+    asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)
     content = [[row["id"], row["instruction"]] for row in candidates]
     work = records.WorkFile(Path(snakemake.output[0]).parent / ".work", ["signals", shape, content])
-    rated = judge.rate(candidates, asked, work)
+    rated = judge.rate(candidates, asked, work, records.read(given.earlier) if given.earlier else None)
     records.write(rated, records.RATED, snakemake.output.rated)
     work.clear()

@@ -6,7 +6,8 @@ with logs.job(snakemake.log[0]):
     given, made = snakemake.input, snakemake.output
     rated = records.read(given.rated)
     kept = {row["id"] for row in records.read(given.curated)}
-    histories = {name: pd.read_csv(given[name], sep="\t") for name in ("backward", "forward")}
+    paths = {"backward model": given.backward, **{f"forward model M_{t}": path for t, path in enumerate(given.forward)}}
+    histories = {name: pd.read_csv(path, sep="\t") for name, path in paths.items()}
     plots.funnel(pd.read_csv(given.funnel, sep="\t"), made.funnel)
     plots.scores(rated, kept, snakemake.params.keep["signal"], made.scores)
     plots.lengths(rated, kept, made.lengths)

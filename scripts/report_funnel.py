@@ -6,7 +6,6 @@ with logs.job(snakemake.log[0]):
     read = {(row["source"], row["row"]) for row in [*given["segments"], *given["segment_drops"]] if row.get("stage") != "read"}
     unread = [row for row in given["segment_drops"] if row["stage"] == "read"]
     uncut = [row for row in given["segment_drops"] if row["stage"] != "read"]
-    mixed = len(given["train"]) + len(given["curated"])
     counts = {name: len(rows) for name, rows in given.items()}
     table = funnel.funnel(
         [
@@ -17,7 +16,7 @@ with logs.job(snakemake.log[0]):
             ("candidates", "gate", counts["sample"] * snakemake.params.candidates, given["gate_drops"], counts["candidates"]),
             ("candidates", "curate", counts["candidates"], given["curation_drops"], counts["curated"]),
             ("backward", "train", counts["train"], given["backward_drops"], counts["train"] - counts["backward_drops"]),
-            ("forward", "train", mixed, given["forward_drops"], mixed - counts["forward_drops"]),
+            ("forward", "train", counts["mixed"], given["forward_drops"], counts["mixed"] - counts["forward_drops"]),
         ]
     )
     logs.logger.info("\n%s", table.to_string(index=False))

@@ -119,7 +119,7 @@ def test_injected_scores_are_measured_and_break_no_template(tiny, template, tmp_
     # The check itself would see a template that lets special tokens through.
     template_that_leaks = type(template)(template.tokenizer)
     template_that_leaks.neutral = lambda text: text
-    leaking = audit.injection(audit.pairs(HELDOUT, 2, 42), judge.Judge(template_that_leaks, asked.rubric, ["rating"], asked.base), WorkFile(tmp_path, "y"))
+    leaking = audit.injection(audit.pairs(HELDOUT, 2, 42), judge.Judge(template_that_leaks, asked.rubric, ["rating"], asked.load), WorkFile(tmp_path, "y"))
     assert leaking["breaking_the_template"] >= 2
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ SMALL = {
     "seed": {"heldout": 0.35, "sources": [{"path": "seed.jsonl", "columns": {"instruction": "instruction", "response": "response"}}]},
     "corpus": {"sample": 10},
     "generation": {"shards": 2},
-    "curation": {"keep": {"signal": "combination", "rule": "top_fraction", "value": 0.5}},
+    "curation": {"iterations": 2, "keep": {"signal": "combination", "rule": "top_fraction", "value": 0.5}},
     "report": {"examples": 2, "labelling": 6},
 }
 RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "small.yaml"]
@@ -67,7 +68,7 @@ def test_curated_set_is_what_was_kept_and_what_was_trained_on(finished):
     lines = [json.loads(line) for line in (finished / "curation" / "curated.jsonl").read_text().splitlines()]
     curated = read(finished / "curation" / "curated.parquet")
     assert [line["id"] for line in lines] == [row["id"] for row in curated]
-    examples = read(finished / "forward" / "train_examples.parquet")
+    examples = read(finished / "forward" / "2" / "train_examples.parquet")
     augmented = {row["id"] for row in examples if row["origin"] == "augmented"}
     assert augmented == {line["id"] for line in lines}
     rated = pq.read_table(finished / "curation" / "rated.parquet").to_pandas()
@@ -77,6 +78,7 @@ def test_curated_set_is_what_was_kept_and_what_was_trained_on(finished):
 
 def test_audit_says_what_each_signal_is_worth(finished):
     figures = read_json(finished / "audit" / "audit.json")
+    assert figures == read_json(finished / "audit" / "1" / "audit.json")
     heldout = read(finished / "seed" / "heldout.parquet")
     assert (figures["pairs"], figures["rows"]) == (len(heldout), 7 * len(heldout))
     assert set(figures["without_value"].values()) == {0}
@@ -84,7 +86,7 @@ def test_audit_says_what_each_signal_is_worth(finished):
     gain = figures["signals"]["instruction_gain"]
     assert gain["shuffled"]["auroc"] > 0.8 and gain["shuffled"]["low"] <= gain["shuffled"]["auroc"] <= gain["shuffled"]["high"]
     assert set(figures["length_baseline"]) == {"all", *audit.KINDS}
-    weights = read_json(finished / "audit" / "combination.json")
+    weights = read_json(finished / "audit" / "1" / "combination.json")
     assert {"rating", "instruction_gain", "backward_gain"} <= set(weights["signals"])
 
 
@@ -113,13 +115,15 @@ def test_planted_broken_candidates_are_dropped(finished, folder):
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     settings = {
         **{key: config["judge"][key] for key in ("signals", "generated")},
-        **{"prompt": config["backward"]["prompt"], "template": "auto", "engine": "transformers", "precision": config["precision"]},
-        **{"batch_tokens": 32768, "random_seed": 42},
+        **{"prompt": config["backward"]["prompt"], "template": "auto", "backward_template": "auto", "tags": None},
+        **{"engine": "transformers", "precision": config["precision"], "batch_tokens": 32768, "random_seed": 42},
     }
     manifest = next((folder / "resources" / "models").glob("*/manifest.json"))
-    asked, _ = judge.configured(manifest, finished / "backward/adapter/adapter_model.safetensors", ROOT / config["judge"]["rubric"], settings, 1)
+    adapter = finished / "backward/adapter/adapter_model.safetensors"
+    given = SimpleNamespace(judge=manifest, judge_adapter=None, manifest=manifest, adapter=adapter, rubric=ROOT / config["judge"]["rubric"])
+    asked, _ = judge.configured(given, settings, 1)
     rated = judge.rate(passed, asked, WorkFile(folder / "planted", "x"))
-    combined = judge.combine(rated, read_json(finished / "audit" / "combination.json"))
+    combined = judge.combine(rated, read_json(finished / "audit" / "1" / "combination.json"))
     rated = [{**row, "combination": float(p)} for row, p in zip(rated, combined, strict=True)]
     keep = config["curation"]["keep"]
     kept, low = judge.keep(rated, keep["signal"], keep["rule"], keep["value"])
@@ -131,7 +135,7 @@ def test_planted_broken_candidates_are_dropped(finished, folder):
 
 
 def test_labels_of_ones_own_audit_the_judge_without_a_forward_model(finished, folder):
-    rows = [row for row in read(finished / "audit" / "rated.parquet") if row["kind"] in ("true", "shuffled")]
+    rows = [row for row in read(finished / "audit" / "1" / "rated.parquet") if row["kind"] in ("true", "shuffled")]
     write_jsonl([{"instruction": row["instruction"], "response": row["text"], "label": row["label"]} for row in rows], folder / "labels.jsonl")
     config = {**SMALL, "audit": {"labels": "labels.jsonl", "on_fail": "stop", "floor": 1.0}, "judge": {"signals": ["instruction_gain"]}}
     (folder / "labelled.yaml").write_text(yaml.safe_dump(config))
@@ -152,15 +156,59 @@ def test_labels_of_ones_own_audit_the_judge_without_a_forward_model(finished, fo
 
 def test_held_out_pairs_are_in_no_training_set(finished):
     heldout = {row["id"] for row in read(finished / "seed" / "heldout.parquet")}
-    for path in ("backward/train_examples.parquet", "forward/train_examples.parquet"):
-        assert not heldout & {row["id"] for row in read(finished / path)}
+    for path in ("backward", "forward/0", "forward/1", "forward/2"):
+        assert not heldout & {row["id"] for row in read(finished / path / "train_examples.parquet")}
     table = pd.read_csv(finished / "evaluation" / "heldout.tsv", sep="\t")
-    assert table["model"].tolist() == ["backward", "forward"] and (table["n"] == len(heldout)).all()
+    assert list(zip(table["model"], table["against"], strict=True)) == [
+        *[("backward", "base"), ("M_0", "base"), ("M_1", "base"), ("M_1", "M_0")],
+        *[("M_2", "base"), ("M_2", "M_0"), ("M_2", "M_1")],
+    ]
+    assert (table["n"] == len(heldout)).all()
+
+
+def test_each_iteration_rates_one_pool_with_the_model_before(finished):
+    pools = [read(finished / "curation" / t / "rated.parquet") for t in "12"]
+    assert [row["id"] for row in pools[0]] == [row["id"] for row in pools[1]]
+    # M_1 judges otherwise than the untouched model; the backward model is the same.
+    assert [row["rating"] for row in pools[0]] != [row["rating"] for row in pools[1]]
+    assert [row["backward_gain"] for row in pools[0]] == [row["backward_gain"] for row in pools[1]]
+    seed = {row["id"] for row in read(finished / "seed" / "train.parquet")}
+    for t in "012":
+        trained = {row["id"] for row in read(finished / "forward" / t / "train_examples.parquet")}
+        kept = {row["id"] for row in read(finished / "curation" / t / "curated.parquet")} if t != "0" else set()
+        assert trained == seed | kept
+        # From the base model again, not on top of the model before.
+        assert read_json(finished / "forward" / t / "adapter" / "training.json")["base"].endswith("weights")
+    table = pd.read_csv(finished / "report" / "iterations.tsv", sep="\t")
+    assert table["iteration"].tolist() == [1, 2] and table["ends_with"].tolist() == [False, True]
+    assert 0 <= table["jaccard"].iloc[1] <= 1 and -1 <= table["rank_correlation"].iloc[1] <= 1
+    assert (finished / "curation" / "curated.parquet").read_bytes() == (finished / "curation" / "2" / "curated.parquet").read_bytes()
+
+
+def test_iterations_end_when_nothing_gets_better(finished, folder):
+    """With a patience of one, what is there already decides whether the second iteration is made."""
+    losses = [pd.read_csv(finished / "evaluation" / "forward" / f"{t}.tsv", sep="\t")["loss"].mean() for t in range(3)]
+    stopping = folder / "results" / "stopping"
+    shutil.copytree(finished, stopping, ignore=shutil.ignore_patterns("report"))
+    # As if curation had made things worse.
+    worse = pd.read_csv(stopping / "evaluation" / "forward" / "1.tsv", sep="\t")
+    worse["loss"] += 1
+    worse.to_csv(stopping / "evaluation" / "forward" / "1.tsv", sep="\t", index=False)
+    config = {**SMALL, "curation": {**SMALL["curation"], "stop": {"signal": "heldout_loss", "patience": 1}}}
+    (folder / "stopping.yaml").write_text(yaml.safe_dump(config))
+    asked = ["results/stopping/report/iterations.tsv", "--configfile", "stopping.yaml", "--config", "name=stopping", "--rerun-triggers", "mtime", *RUN[:4]]
+    code, printed = run_snakemake(folder, *asked)
+    assert code == 0, printed
+    decision = read_json(stopping / "curation" / "1" / "decision.json")
+    assert decision["stop"] and decision["best"] == 1 and decision["values"][0] == pytest.approx(losses[0])
+    table = pd.read_csv(stopping / "report" / "iterations.tsv", sep="\t")
+    assert table["iteration"].tolist() == [1] and table["ends_with"].tolist() == [True]
+    assert not (stopping / "curation" / "2" / "decision.json").exists()
 
 
 def test_backward_model_learned(finished):
     backward = pd.read_csv(finished / "evaluation" / "heldout.tsv", sep="\t").iloc[0]
-    assert backward["tuned_loss"] < backward["base_loss"]
+    assert backward["loss"] < backward["other_loss"]
 
 
 def test_forward_model_loads_alone_and_answers(finished):
@@ -201,9 +249,9 @@ def test_report_shows_tables_figures_and_examples(finished, folder):
 def test_none_above_the_threshold_ends_in_one_sentence(finished, folder):
     config = {**SMALL, "curation": {"keep": {"signal": "rating", "rule": "threshold", "value": 5.1}}}
     (folder / "strict.yaml").write_text(yaml.safe_dump(config))
-    rated = (finished / "curation" / "shards" / "1-of-2.parquet").read_bytes()
+    rated = (finished / "curation" / "1" / "shards" / "1-of-2.parquet").read_bytes()
     code, printed = run_snakemake(folder, *RUN[:4], "--configfile", "strict.yaml")
     assert code != 0
     assert re.search(r"ERROR: curation\.keep: none of \d+ candidates is kept by rating with threshold 5\.1; the best is", printed)
     # What was computed before stays.
-    assert (finished / "curation" / "shards" / "1-of-2.parquet").read_bytes() == rated
+    assert (finished / "curation" / "1" / "shards" / "1-of-2.parquet").read_bytes() == rated

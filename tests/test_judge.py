@@ -33,7 +33,16 @@ def engine(tiny, template):
 
 @pytest.fixture
 def asked(engine, template):
-    return Judge(template, RUBRIC, ["rating", "instruction_gain", "backward_gain"], engine, engine, "{response}\nWhat was asked?", WRITTEN, 64)
+    return Judge(
+        template,
+        RUBRIC,
+        ["rating", "instruction_gain", "backward_gain"],
+        engine,
+        load_backward=engine,
+        backward_prompt="{response}\nWhat was asked?",
+        generated=WRITTEN,
+        batch_tokens=64,
+    )
 
 
 def test_expected_rating_of_known_probabilities():
@@ -130,7 +139,7 @@ def test_a_stopped_rating_goes_on_and_gives_the_same(asked, engine, tmp_path):
         return loaded
 
     with pytest.raises(KeyboardInterrupt):
-        judge.rate(candidates(), dataclasses.replace(asked, base=failing), WorkFile(tmp_path / "b", "x"))
+        judge.rate(candidates(), dataclasses.replace(asked, load=failing), WorkFile(tmp_path / "b", "x"))
     again = WorkFile(tmp_path / "b", "x")
     assert 0 < len(again.done) < 6
     resumed = judge.rate(candidates(), asked, again)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from backtranslation import engines
 from backtranslation.logs import Progress
 from backtranslation.records import Row, WorkFile, blocks, fingerprint, row_id
-from backtranslation.templates import Template, fill
+from backtranslation.templates import Template, both_tags, fill
 
 
 def reverse(pairs: list[Row], prompt: str) -> list[Row]:
@@ -77,16 +77,22 @@ def write_instructions(
     ]
 
 
-def mix(train: list[Row], curated: list[Row], tags: dict[str, str | None]) -> list[Row]:
-    """Examples for the forward model: seed pairs with tag S_a, curated pairs with tag S_w (paper, section 2.3)."""
+def mix(train: list[Row], curated: list[Row], tags: dict[str, str | None], seed_share: float | None = None) -> list[Row]:
+    """Examples for a forward model: seed pairs with tag S_a, curated pairs with tag S_w (paper, section 2.3).
+
+    `seed_share` repeats the seed pairs, or leaves the last of them out, until they are this share of all.
+    """
     seed = [_forward(row, "seed", tags["seed"], row["response"]) for row in train]
+    if seed_share is not None and curated:
+        wanted = max(1, round(len(curated) * seed_share / (1 - seed_share)))
+        turns = [seed[n % len(seed)] for n in range(wanted)]
+        seed = [{**row, "id": row_id(row["id"], str(n))} if (n := at // len(seed)) else row for at, row in enumerate(turns)]
     return seed + [_forward(row, "augmented", tags["augmented"], row["text"]) for row in curated]
 
 
 def for_inference(pairs: list[Row], tags: dict[str, str | None]) -> list[Row]:
-    """Held-out examples for the forward model, with both tags, as it is used (paper, table 8)."""
-    both = " ".join(tag for tag in (tags["seed"], tags["augmented"]) if tag) or None
-    return [_forward(row, "seed", both, row["response"]) for row in pairs]
+    """Held-out examples for the forward model, with both tags, as it is used."""
+    return [_forward(row, "seed", both_tags(tags), row["response"]) for row in pairs]
 
 
 def _forward(row: Row, origin: str, system: str | None, response: str) -> Row:

@@ -1,4 +1,4 @@
-"""Held-out loss of the backward and forward model against the base model."""
+"""Held-out losses of the backward and the forward models, and the round trip."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,19 +30,20 @@ def interval(values: np.ndarray, random_seed: int, draws: int = 10_000) -> tuple
     return float(low), float(high)
 
 
-def compare(model: str, measure: str, base: np.ndarray, tuned: np.ndarray, random_seed: int) -> Row:
-    """One line of the held-out table: mean losses, their difference (negative is better) with interval."""
-    low, high = interval(tuned - base, random_seed)
+def compare(model: str, against: str, measure: str, other: np.ndarray, own: np.ndarray, random_seed: int) -> Row:
+    """One line of the held-out table: mean losses of two models, their difference (negative is better) with interval."""
+    low, high = interval(own - other, random_seed)
     line = {
         "model": model,
+        "against": against,
         "measure": measure,
-        "n": len(base),
-        "base_loss": float(base.mean()),
-        "tuned_loss": float(tuned.mean()),
-        "difference": float((tuned - base).mean()),
+        "n": len(own),
+        "other_loss": float(other.mean()),
+        "loss": float(own.mean()),
+        "difference": float((own - other).mean()),
         "low": low,
         "high": high,
-        "pairs_improved": float((tuned < base).mean()),
+        "pairs_improved": float((own < other).mean()),
     }
     logger.info("%s", line)
     return line

@@ -14,7 +14,7 @@ import numpy as np
 from backtranslation import engines, models
 from backtranslation.logs import Progress, logger
 from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, fingerprint, row_id
-from backtranslation.templates import Template, fill
+from backtranslation.templates import Template, both_tags, fill
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +38,10 @@ class JudgeError(ValueError):
 
 @dataclass(frozen=True)
 class Judge:
-    """Models, prompts and signals; `base` and `backward` load an engine when it is needed.
+    """Models, prompts and signals; `load` and `load_backward` load an engine when it is needed.
 
-    `generated` has `samples`, `max_new_tokens`, `temperature` and `top_p` of written ratings.
+    `system` is the system text with which the judge is asked; the backward model has a template of
+    its own. `generated` has `samples`, `max_new_tokens`, `temperature` and `top_p` of written ratings.
 
     Raises JudgeError when the rubric lacks `{instruction}` or `{response}`.
     """
@@ -48,8 +49,10 @@ class Judge:
     template: Template
     rubric: str
     signals: Sequence[str]
-    base: Callable[[], engines.Engine]
-    backward: Callable[[], engines.Engine] | None = None
+    load: Callable[[], engines.Engine]
+    system: str | None = None
+    load_backward: Callable[[], engines.Engine] | None = None
+    backward_template: Template | None = None
     backward_prompt: str = ""
     generated: dict[str, Any] = field(default_factory=dict)
     batch_tokens: int = 32768
@@ -64,35 +67,43 @@ class Judge:
         return fill(self.rubric, instruction=row["instruction"], response=row["text"])
 
 
-def configured(
-    manifest: str | Path, adapter: str | Path, rubric: str | Path, settings: Row, gpus: int
-) -> tuple[Judge, list[Any]]:
+def configured(given: Any, settings: Row, gpus: int) -> tuple[Judge, list[Any]]:
     """The judge of a configuration, and all that shapes what it says, for the name of a work file.
 
-    `manifest` is that of the base model, `adapter` a file of the backward model's adapter; `settings`
-    has engine, precision, template, prompt (of the backward model), batch_tokens, random_seed, and
-    signals and generated of the configuration's `judge`.
+    `given` names files: `judge`, the manifest of the judging model; `judge_adapter`, the adapter of
+    M_(t-1) on it, or nothing; `manifest` and `adapter` of the backward model; and `rubric`. `settings`
+    has engine, precision, template (of the judge) and backward_template, prompt (of the backward
+    model), tags, batch_tokens, random_seed, and signals and generated of the configuration's `judge`.
     """
-    base, folder = models.folder_of(manifest), Path(adapter).parent
-    template = Template(models.load_tokenizer(base), settings["template"])
-    text = Path(rubric).read_text(encoding="utf-8")
+    models_of = {
+        "judge": (models.folder_of(given.judge), Path(given.judge_adapter).parent if given.judge_adapter else None),
+        "backward": (models.folder_of(given.manifest), Path(given.adapter).parent),
+    }
+    template = Template(models.load_tokenizer(models_of["judge"][0]), settings["template"])
+    backward = Template(models.load_tokenizer(models_of["backward"][0]), settings["backward_template"])
+    text = Path(given.rubric).read_text(encoding="utf-8")
 
-    def load(adapter: Path | None = None) -> engines.Engine:
+    def load(who: str) -> engines.Engine:
+        base, adapter = models_of[who]
         name, batch_tokens = settings["engine"], settings["batch_tokens"]
-        return engines.load(name, base, template.stop_id, adapter, batch_tokens=batch_tokens, gpus=gpus, **settings["precision"])
+        stop_id = (template if who == "judge" else backward).stop_id
+        return engines.load(name, base, stop_id, adapter, batch_tokens=batch_tokens, gpus=gpus, **settings["precision"])
 
     judge = Judge(
         template,
         text,
         settings["signals"],
-        load,
-        lambda: load(folder),
+        lambda: load("judge"),
+        both_tags(settings["tags"]) if settings["tags"] else None,
+        lambda: load("backward"),
+        backward,
         settings["prompt"],
         settings["generated"],
         settings["batch_tokens"],
         settings["random_seed"],
     )
-    return judge, [models.identity(manifest, folder), text, template.jinja, settings]
+    identities = [models.identity(given.judge, models_of["judge"][1]), models.identity(given.manifest, models_of["backward"][1])]
+    return judge, [identities, text, template.jinja, backward.jinja, settings]
 
 
 def digit_ids(template: Template) -> list[int]:
@@ -121,8 +132,11 @@ def parse_score(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def rate(rows: list[Row], judge: Judge, work: WorkFile) -> list[Row]:
+def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | None = None) -> list[Row]:
     """`rows` (id, instruction, text) with the columns of SIGNALS, in their order; NaN for what is not asked.
+
+    `earlier` are the same rows as another judge rated them: the backward model's signal is taken from
+    there, since it does not depend on the judge.
 
     - `rating`: mean of 1..5 under the next-token probabilities after "Score: " (one forward pass, so
       there is always a value); `rating_entropy` in nats over the five digits; `rating_mass`: their
@@ -142,6 +156,8 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile) -> list[Row]:
         "instruction_gain": _gains,
         "backward_gain": _backward_gains,
     }
+    for row in earlier or ():
+        work.done[f"backward_gain {row['id']}"] = {"backward_gain": row["backward_gain"]}
     asked = [name for name in parts if name in judge.signals]
     progress = Progress("signals", len(rows) * len(asked))
     engine: engines.Engine | None = None
@@ -154,7 +170,7 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile) -> list[Row]:
         progress.skip(len(rows) - len(left))
         for block in blocks(left):
             if engine is None:
-                engine = judge.backward() if name == "backward_gain" and judge.backward else judge.base()
+                engine = judge.load_backward() if name == "backward_gain" and judge.load_backward else judge.load()
             parts[name](block, judge, engine, work, progress)
     found = [{key: value for name in asked for key, value in work.done[f"{name} {row['id']}"].items()} for row in rows]
     return [{**row, **dict.fromkeys(SIGNALS, math.nan), **values} for row, values in zip(rows, found, strict=True)]
@@ -171,7 +187,7 @@ def _settle(name: str, rows: list[Row], lengths: list[int], context: int, work: 
 
 def _ratings(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
     digits = digit_ids(judge.template)
-    prompts = [judge.template.prompt(judge.question(row), forced=FORCED) for row in rows]
+    prompts = [judge.template.prompt(judge.question(row), judge.system, FORCED) for row in rows]
     fitting = _settle("rating", rows, [len(p) for p in prompts], engine.context, work, progress)
     # In chunks, so that the rubric is computed once for many rows and yet little is lost by a stop.
     for chunk in engines.batches([len(prompts[i]) for i in fitting], judge.batch_tokens):
@@ -193,7 +209,7 @@ def expected(logprobs: np.ndarray) -> list[dict[str, float]]:
 def _generated(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
     settings = judge.generated
     sampling = engines.Sampling(settings["max_new_tokens"], settings["temperature"], settings["top_p"])
-    prompts = [judge.template.prompt(f"{judge.question(row)}\n\n{RATIONALE}") for row in rows]
+    prompts = [judge.template.prompt(f"{judge.question(row)}\n\n{RATIONALE}", judge.system) for row in rows]
     lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
     fitting = _settle("rating_generated", rows, lengths, engine.context, work, progress)
     samples = settings["samples"]
@@ -211,9 +227,10 @@ def _generated(rows: list[Row], judge: Judge, engine: engines.Engine, work: Work
 
 
 def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
-    given = [judge.template.prompt(row["instruction"]) for row in rows]
+    given = [judge.template.prompt(row["instruction"], judge.system) for row in rows]
+    empty = judge.template.prompt("", judge.system)
     answers = [judge.template.completion(row["text"]) for row in rows]
-    for i, conditional, marginal in _pairs("instruction_gain", rows, given, judge.template.prompt(""), answers, judge, engine, work, progress):
+    for i, conditional, marginal in _pairs("instruction_gain", rows, given, empty, answers, judge, engine, work, progress):
         gain = conditional - marginal
         values = {
             "instruction_gain": float(gain.mean()),
@@ -224,9 +241,10 @@ def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile
 
 
 def _backward_gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
-    given = [judge.template.prompt(fill(judge.backward_prompt, response=row["text"])) for row in rows]
-    empty = judge.template.prompt(fill(judge.backward_prompt, response=""))
-    answers = [judge.template.completion(row["instruction"]) for row in rows]
+    template = judge.backward_template or judge.template
+    given = [template.prompt(fill(judge.backward_prompt, response=row["text"])) for row in rows]
+    empty = template.prompt(fill(judge.backward_prompt, response=""))
+    answers = [template.completion(row["instruction"]) for row in rows]
     for i, conditional, marginal in _pairs("backward_gain", rows, given, empty, answers, judge, engine, work, progress):
         work.add(f"backward_gain {rows[i]['id']}", {"backward_gain": float((conditional - marginal).mean())})
 
@@ -245,12 +263,17 @@ def _pairs(
     """(index, log p of the answer's tokens given the prompt, the same given the empty prompt) of all rows that fit."""
     lengths = [max(len(g), len(empty)) + len(y) for g, y in zip(given, answers, strict=True)]
     fitting = _settle(name, rows, lengths, engine.context, work, progress)
+    # Several candidates for one segment share its text, the faults of the audit even more.
+    known: dict[tuple[int, ...], np.ndarray] = {}
     for chunk in engines.batches([lengths[i] for i in fitting], judge.batch_tokens):
         at = [fitting[i] for i in chunk]
         completions = [answers[i] for i in at]
         conditional = engine.sequence_logprobs([given[i] for i in at], completions)
-        marginal = engine.sequence_logprobs([empty] * len(at), completions)
-        yield from zip(at, conditional, marginal, strict=True)
+        new = [list(answer) for answer in sorted({tuple(answer) for answer in completions} - known.keys())]
+        if new:
+            found = engine.sequence_logprobs([empty] * len(new), new)
+            known |= {tuple(answer): values for answer, values in zip(new, found, strict=True)}
+        yield from zip(at, conditional, [known[tuple(answer)] for answer in completions], strict=True)
         progress.add(len(at), sum(map(len, completions)))
 
 
@@ -344,7 +367,7 @@ def score(
         template,
         Path(rubric).read_text(encoding="utf-8"),
         signals,
-        base=lambda: engines.load("transformers", Path(model), template.stop_id, **precision),
+        load=lambda: engines.load("transformers", Path(model), template.stop_id, **precision),
         generated={"samples": 1, "max_new_tokens": 300, "temperature": 0.7, "top_p": 0.9},
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -107,8 +107,12 @@ def lengths(rated: list[Row], kept: set[str], path: str | Path) -> None:
 
 def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
     """Training loss per step and held-out loss per epoch, one panel per model."""
-    figure, all_axes = plt.subplots(1, len(histories), figsize=(4 * len(histories), 3.4), squeeze=False)
-    for axes, (model, history) in zip(all_axes[0], histories.items(), strict=True):
+    columns = min(3, len(histories))
+    rows = -(-len(histories) // columns)
+    figure, all_axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.9 * rows + 0.4), squeeze=False)
+    for axes in all_axes.flat[len(histories) :]:
+        axes.set_visible(False)
+    for axes, (model, history) in zip(all_axes.flat, histories.items(), strict=False):
         steps = history.dropna(subset=["loss"])
         heldout = history.dropna(subset=["heldout_loss"])
         axes.plot(steps["step"], steps["loss"], color=KEPT, alpha=0.35, label="training, per step")
@@ -116,7 +120,7 @@ def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
         if window > 1:
             axes.plot(steps["step"], steps["loss"].rolling(window, min_periods=1).mean(), color=KEPT, label="training, running mean")
         axes.plot(heldout["step"], heldout["heldout_loss"], color=DROPPED, marker="o", label="held-out")
-        axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{model} model")
+        axes.set(xlabel="step", ylabel="loss, nats per token", title=model)
     _legend(figure)
     _save(figure, path)
 
@@ -149,4 +153,31 @@ def reliability(table: pd.DataFrame, path: str | Path) -> None:
         axes.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, linestyle=":" if name == "length" else "-")
     axes.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None))
     figure.legend(loc="outside right center", frameon=False)
+    _save(figure, path)
+
+
+def iterations(rated: list[list[Row]], notebook: dict[str, int], paper: dict[str, float], path: str | Path) -> None:
+    """Ratings of each iteration's judge, rounded, beside the notebook's; and shares of A4 and A5 beside the paper's."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(2.2, 1))
+    names = list(notebook)[::-1]
+    series = {f"the notebook's judge, n = {sum(notebook.values())}": [notebook[name] / sum(notebook.values()) for name in names]}
+    shares = {}
+    for t, rows in enumerate(rated, start=1):
+        # Halves go up, as 4.5 counts for a 5 in the paper.
+        rounded = ["none" if row["rating"] != row["rating"] else str(int(row["rating"] + 0.5)) for row in rows]
+        series[f"iteration {t}, n = {len(rows)}"] = [rounded.count(name) / len(rows) for name in names]
+        shares[t] = [sum(row["rating"] >= level for row in rows) / len(rows) for level in (4, 4.5)]
+    width = 0.8 / len(series)
+    colors = ["#999999", KEPT, DROPPED, LINE, "#CC79A7", "#E69F00", "#56B4E9"]
+    for n, (name, values) in enumerate(series.items()):
+        left.bar(np.arange(len(names)) + (n - (len(series) - 1) / 2) * width, 100 * np.array(values), width, label=name, color=colors[n % len(colors)])
+    left.set(xticks=range(len(names)), xticklabels=names, xlabel="rating, rounded", ylabel="candidates, %")
+    for level, (name, published) in enumerate(paper.items()):
+        right.plot(list(shares), [100 * both[level] for both in shares.values()], marker="o", color=(KEPT, DROPPED)[level], label=f"{name}, rated {(4, 4.5)[level]:g} or more")
+        right.axhline(100 * published, color=(KEPT, DROPPED)[level], linestyle=":", linewidth=1)
+        right.annotate(f"paper {published:.1%}", (1, 100 * published), (0, 3), ("axes fraction", "data"), "offset points", ha="right", color=(KEPT, DROPPED)[level])
+    right.set(xlabel="iteration", ylabel="candidates, %", xticks=list(shares), ylim=(-2, None))
+    handles, labels = left.get_legend_handles_labels()
+    more = right.get_legend_handles_labels()
+    figure.legend(handles + more[0], labels + more[1], loc="outside lower center", ncols=min(4, len(labels) + 2), frameon=False, fontsize=8)
     _save(figure, path)

@@ -33,6 +33,11 @@ def fill(text: str, **values: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), text)
 
 
+def both_tags(tags: dict[str, str | None]) -> str | None:
+    """The system text for a model trained with tags, as it is used: both together (paper, table 8)."""
+    return " ".join(tag for tag in (tags["seed"], tags["augmented"]) if tag) or None
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one example: the prompt, and the completion with its end-of-turn token."""

@@ -1,0 +1,14 @@
+import pandas as pd
+
+from backtranslation import iterating, logs, records
+
+with logs.job(snakemake.log[0]):
+    stop, signal = snakemake.params.stop, snakemake.params.signal
+    if stop["signal"] == "audit":
+        values = [records.read_json(path)["signals"][signal]["all"]["auroc"] for path in snakemake.input.measured]
+    else:
+        values = [float(pd.read_csv(path, sep="\t")["loss"].mean()) for path in snakemake.input.measured]
+    decision = iterating.decide(values, stop["signal"] == "audit", stop["patience"])
+    verdict = "no further iteration" if decision["stop"] else "goes on"
+    logs.logger.info("%s of M_0 to M_%d: %s; %s, the best is M_%d", stop["signal"], len(values) - 1, values, verdict, decision["best"])
+    records.write_json(decision, snakemake.output.decision)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pandas as pd
+
+from backtranslation import engines, evaluation, logs, models, records
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    given, params = snakemake.input, snakemake.params
+    base, adapter = models.folder_of(given.manifest), Path(given.adapter).parent
+    template = Template(models.load_tokenizer(base), params.template)
+    examples = records.read(given.examples)
+    engine = engines.TransformersEngine(base, template.stop_id, adapter, batch_tokens=params.batch_tokens, **params.precision)
+    losses = pd.DataFrame({"id": [row["id"] for row in examples], "loss": evaluation.losses(examples, engine, template)})
+    with records.atomic(snakemake.output.losses) as temporary:
+        losses.to_csv(temporary, sep="\t", index=False)
