@@ -47,7 +47,7 @@ def changed(key: str, value) -> dict:
         ("corpus.token_quantiles", [0.5], r"corpus\.token_quantiles: .*two numbers from 0 to 1"),
         ("corpus.sample", 0, r"corpus\.sample: .*number of segments"),
         ("backward.prompt", "Write it.", r"backward\.prompt: .*\{response\}"),
-        ("curation.keep.signal", "score", r"curation\.keep\.signal: .*one of judge\.signals, opening_gain, ending_logprob or combination"),
+        ("curation.keep.signal", "score", r"curation\.keep\.signal: .*one of judge\.signals, opening_gain, ending_logprob, instruction_logprob or combination"),
         ("curation.keep.value", 1.5, r"curation\.keep\.value: .*a share above 0 and at most 1"),
         ("forward", KeyError, "'forward' is a required property"),
     ],

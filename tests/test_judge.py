@@ -97,6 +97,32 @@ def test_gains_are_what_a_plain_pass_says(asked, engine, template, tmp_path):
     assert row["ending_logprob"] == pytest.approx(given[-1], abs=1e-4) and answer[-1] == template.stop_id
 
 
+def test_copies_gain_nothing(asked, template, tmp_path):
+    """Copying explains itself: the response's first sentence must not be the best instruction of all."""
+    text = "The answer explains how the iterator works. It also explains the text of the module."
+    echo = {**candidates(1)[0], "instruction": "The answer explains how the iterator works.", "text": text}
+    part = {**candidates(2)[1], "instruction": "Write the instruction for the text.", "text": text}
+    copies = [judge.copied(template.completion(row["instruction"]), template.completion(row["text"])) for row in (echo, part)]
+    # All but the token that ends the turn.
+    assert copies[0][:-1].all() and not copies[0][-1] and not copies[1].any()
+    rows = judge.rate([echo, part], asked, WorkFile(tmp_path, "x"))
+    end = asked.load().sequence_logprobs(
+        [template.prompt(f"{said}\nWhat was asked?") for said in (text, "")], [template.completion(echo["instruction"])] * 2
+    )
+    assert rows[0]["backward_gain"] == pytest.approx((end[0] - end[1])[-1] / len(copies[0]), abs=1e-4)
+    assert rows[0]["instruction_logprob"] == pytest.approx(end[1].mean(), abs=1e-4)
+
+
+def test_another_judges_backward_signals_are_taken_over(asked, engine, tmp_path):
+    first = judge.rate(candidates(3), asked, WorkFile(tmp_path / "a", "x"))
+
+    def none():
+        raise AssertionError("the backward model was loaded again")
+
+    again = judge.rate(candidates(3), dataclasses.replace(asked, load_backward=none), WorkFile(tmp_path / "b", "x"), first)
+    assert [row["backward_gain"] for row in again] == [row["backward_gain"] for row in first]
+
+
 def test_verdicts_without_a_score_are_counted_and_have_no_value(engine, template, tmp_path):
     texts = iter(["Good.\nScore: 4", "Score: 2", "Score: 4/5", "Well", "Score: 5", "no"])
 

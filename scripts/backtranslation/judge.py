@@ -28,7 +28,10 @@ RATIONALE = 'First explain your verdict in a few sentences. Then end with one la
 OPENING = 32
 """Tokens of the response that `opening_gain` looks at."""
 
-DECIDING = ("rating", "rating_generated", "instruction_gain", "opening_gain", "ending_logprob", "backward_gain")
+COPIED = 5
+"""Tokens in a row that instruction and response share make these tokens copied ones, which no gain counts."""
+
+DECIDING = ("rating", "rating_generated", "instruction_gain", "opening_gain", "ending_logprob", "backward_gain", "instruction_logprob")
 """Signals by which pairs can be told apart, and which the combination weighs."""
 
 
@@ -146,7 +149,10 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
     - `instruction_gain`: mean over the tokens of response y of log p(y|x) - log p(y), in nats: how much
       the instruction x explains it; p(y) is taken under an empty instruction. `opening_gain`: the same
       over the first tokens. `ending_logprob`: log p of ending the turn where y ends.
-    - `backward_gain`: mean over the tokens of x of log p(x|y) - log p(x) under the backward model.
+    - `backward_gain`: mean over the tokens of x of log p(x|y) - log p(x) under the backward model;
+      `instruction_logprob`: mean log p(x), whether x is like an instruction at all.
+    - Tokens of one that are copied from the other (COPIED in a row) gain 0: copies explain each other
+      perfectly, and the response's first sentence would else be the best instruction of all.
 
     A row that does not fit a model's context is never cut: what it does not fit is NaN.
     """
@@ -157,7 +163,7 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
         "backward_gain": _backward_gains,
     }
     for row in earlier or ():
-        work.done[f"backward_gain {row['id']}"] = {"backward_gain": row["backward_gain"]}
+        work.done[f"backward_gain {row['id']}"] = {name: row[name] for name in COLUMNS["backward_gain"]}
     asked = [name for name in parts if name in judge.signals]
     progress = Progress("signals", len(rows) * len(asked))
     engine: engines.Engine | None = None
@@ -231,7 +237,7 @@ def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile
     empty = judge.template.prompt("", judge.system)
     answers = [judge.template.completion(row["text"]) for row in rows]
     for i, conditional, marginal in _pairs("instruction_gain", rows, given, empty, answers, judge, engine, work, progress):
-        gain = conditional - marginal
+        gain = np.where(copied(answers[i], judge.template.completion(rows[i]["instruction"])), 0, conditional - marginal)
         values = {
             "instruction_gain": float(gain.mean()),
             "opening_gain": float(gain[:OPENING].mean()),
@@ -246,7 +252,18 @@ def _backward_gains(rows: list[Row], judge: Judge, engine: engines.Engine, work:
     empty = template.prompt(fill(judge.backward_prompt, response=""))
     answers = [template.completion(row["instruction"]) for row in rows]
     for i, conditional, marginal in _pairs("backward_gain", rows, given, empty, answers, judge, engine, work, progress):
-        work.add(f"backward_gain {rows[i]['id']}", {"backward_gain": float((conditional - marginal).mean())})
+        gain = np.where(copied(answers[i], template.completion(rows[i]["text"])), 0, conditional - marginal)
+        work.add(f"backward_gain {rows[i]['id']}", {"backward_gain": float(gain.mean()), "instruction_logprob": float(marginal.mean())})
+
+
+def copied(tokens: Sequence[int], source: Sequence[int]) -> np.ndarray:
+    """Which tokens belong to a run of at least COPIED that stands in `source` too, shape [len(tokens)]."""
+    runs = {tuple(source[at : at + COPIED]) for at in range(len(source) - COPIED + 1)}
+    found = np.zeros(len(tokens), dtype=bool)
+    for at in range(len(tokens) - COPIED + 1):
+        if tuple(tokens[at : at + COPIED]) in runs:
+            found[at : at + COPIED] = True
+    return found
 
 
 def _pairs(

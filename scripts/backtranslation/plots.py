@@ -37,6 +37,7 @@ SIGNAL_LABELS = {
     "opening_gain": "gain over the opening, nats per token",
     "ending_logprob": "log p of ending there, nats",
     "backward_gain": "backward gain, nats per token",
+    "instruction_logprob": "log p of the instruction, nats per token",
 }
 """Signals as they are drawn, with what their values are."""
 

@@ -43,7 +43,7 @@ COLUMNS = {
     "rating": ("rating", "rating_entropy", "rating_mass"),
     "rating_generated": ("rating_generated", "rating_parsed"),
     "instruction_gain": ("instruction_gain", "opening_gain", "ending_logprob"),
-    "backward_gain": ("backward_gain",),
+    "backward_gain": ("backward_gain", "instruction_logprob"),
 }
 """The columns that come with each of the configuration's `judge.signals`."""
 
