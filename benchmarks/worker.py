@@ -68,7 +68,7 @@ def engine(task: dict[str, Any], way: str, dtype: str) -> Callable[[dict[str, An
             done = dict(loaded.generate(prompts, engines.Sampling(task["max_new_tokens"], 0.0), [0] * len(rows)))
             return {"texts": [done[i].text for i in range(len(rows))], "tokens": sum(len(done[i].tokens) for i in done)}
         logprobs = loaded.choice_logprobs([task["rating_prompts"][i] for i in rows], digits)
-        return {"ratings": [entry["rating"] for entry in judge.signals(logprobs, logprobs[:, 0])]}
+        return {"ratings": [entry["rating"] for entry in judge.expected(logprobs)]}
 
     return run
 
@@ -110,7 +110,8 @@ def scale(task: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     loaded = engines.TransformersEngine(folder, template.stop_id, dtype="float32", batch_tokens=8192)
 
     def run(command: dict[str, Any]) -> dict[str, Any]:
-        rows = [{**row, "id": f"{n:08d}"} for n, row in enumerate(task["segments"] * command["times"])]
+        # No text twice: what is known of one would be taken over for the other.
+        rows = [{**row, "id": f"{n:08d}", "text": f"{n:08d} {row['text']}"} for n, row in enumerate(task["segments"] * command["times"])]
 
         def work(name: str) -> records.WorkFile:
             return records.WorkFile(scratch.name, [name, time.perf_counter()])

@@ -53,6 +53,7 @@ rule report_funnel:
         runtime="30m",
     params:
         candidates=config["generation"]["candidates"],
+        signal=config["curation"]["keep"]["signal"],
     message:
         "Counting the rows through every stage"
     script:

@@ -21,7 +21,7 @@ with logs.job(snakemake.log[0]):
     )
     logs.logger.info("\n%s", table.to_string(index=False))
     dropped = [row for name, rows in given.items() if name.endswith("_drops") for row in rows]
-    statistics = funnel.signal_statistics(given["rated"], {row["id"] for row in given["curated"]}, (*records.SIGNALS, "combination"))
+    statistics = funnel.signal_statistics(given["rated"], {row["id"] for row in given["curated"]}, (*records.SIGNALS, "combination"), snakemake.params.signal)
     for frame, path in ((funnel.reasons(dropped), snakemake.output.reasons), (statistics.round(4), snakemake.output.signals), (table, snakemake.output.funnel)):
         with records.atomic(path) as temporary:
             frame.to_csv(temporary, sep="\t", index=False)

@@ -7,7 +7,7 @@ import pytest
 from conftest import pair, segment
 
 from backtranslation import augment, iterating
-from backtranslation.records import SIGNALS
+from backtranslation.records import SIGNALS, RecordError, drop
 
 TAGS = {"seed": "as an assistant", "augmented": "from the web"}
 
@@ -45,11 +45,15 @@ def test_iterations_side_by_side():
         for ratings in ([4.6, 4.2, 3.0, 1.0], [4.4, 4.7, 2.0, math.nan])
     ]
     curated = [rated[0][:2], rated[1][1:3]]
+    dropped = [[drop(row, "curate", "low_rating") for row in pool if row not in kept] for pool, kept in zip(rated, curated, strict=True)]
     audits = [{"signals": {"rating": {"all": {"auroc": value, "low": 0.5, "high": 0.9}}}} for value in (0.7, 0.8)]
     losses = [pd.DataFrame({"id": list("abc"), "loss": [2.0 - t / 10, 3.0 - t / 10, 1.0]}) for t in range(3)]
-    first, second = iterating.side_by_side(rated, curated, audits, losses, "rating", 42).to_dict("records")
+    first, second = iterating.side_by_side(rated, curated, dropped, audits, losses, "rating", 42).to_dict("records")
     assert (first["a4"], first["a5"], second["a5"], second["without_value"]) == (0.5, 0.25, 0.25, 1)
     assert second["jaccard"] == pytest.approx(1 / 3) and second["rank_correlation"] == pytest.approx(0.5)
+    assert first["dropped"] == "low_rating 2" and (first["candidates"], first["kept"]) == (4, 2)
+    with pytest.raises(RecordError, match="iteration 1: 4 rows came in"):
+        iterating.side_by_side(rated, curated, [[], []], audits, losses, "rating", 42)
     assert math.isnan(first["jaccard"]) and second["auroc"] == 0.8
     assert second["against_m0"] == pytest.approx(-0.4 / 3) and second["against_m0_low"] <= second["against_m0"] <= 0
 

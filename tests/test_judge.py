@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import segment
 
-from backtranslation import judge
+from backtranslation import funnel, judge
 from backtranslation.engines import Completion, TransformersEngine
 from backtranslation.judge import Judge
 from backtranslation.records import COLUMNS, SIGNALS, WorkFile, settle
@@ -203,6 +203,18 @@ def test_best_of_several_candidates():
     best, others = judge.best_of(rows, "instruction_gain")
     settle("best_of", rows, best, others)
     assert [row["row"] for row in best] == [1, 3] and {row["reason"] for row in others} == {"not_best"}
+
+
+def test_report_says_what_the_choice_among_several_bought():
+    # Segment a: the second is better; segment b: its first candidate did not pass the gate.
+    rows = [{**row, "segment": segment} for row, segment in zip(rated([0.1, 0.3, 0.2]), ("a", "a", "b"), strict=True)]
+    rows[0]["segment"] = rows[1]["segment"] = rows[0]["id"]
+    best, _ = judge.best_of(rows, "instruction_gain")
+    line = funnel.signal_statistics(rows, set(), ("instruction_gain",), "instruction_gain").iloc[0]
+    assert (line["segments_of_first"], line["segments_of_best"]) == (1, 2) and line["mean_of_first"] == 0.1
+    assert line["mean_of_best"] == pytest.approx(sum(row["instruction_gain"] for row in best) / 2) == 0.25
+    # With one candidate each there was nothing to choose.
+    assert "mean_of_best" not in funnel.signal_statistics(rows[1:], set(), ("instruction_gain",), "instruction_gain")
 
 
 def test_combination_weighs_standardised_signals():

@@ -45,24 +45,32 @@ def reasons(dropped: list[Row]) -> pd.DataFrame:
     return pd.DataFrame([(*key, count) for key, count in lines], columns=["stage", "reason", "rows"])
 
 
-def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...]) -> pd.DataFrame:
-    """Distribution of each signal that has values, over all rated candidates, and its mean over the kept ones."""
+def signal_statistics(rated: list[Row], kept: set[str], signals: tuple[str, ...], decides: str) -> pd.DataFrame:
+    """Distribution of each signal that has values, over all rated candidates, and its mean over the kept ones.
+
+    With several candidates for a segment, also what choosing the best of them by `decides` bought:
+    `mean_of_first` is the mean over the segments had there been one candidate, `mean_of_best` with the choice.
+    """
     table = pd.DataFrame(rated)
+    best = table.sort_values([decides, "id"], ascending=[False, True]).drop_duplicates("segment")
+    # A segment whose first candidate did not pass the gate would have had none.
+    first = table[table["id"] == table["segment"]]
     lines = []
     for name in signals:
         values = table[name]
         if values.isna().all():
             continue
         quantiles = values.quantile([0.25, 0.5, 0.75]).tolist()
-        lines.append(
-            {
-                "signal": name,
-                "n": len(values),
-                "without_value": int(values.isna().sum()),
-                "mean": values.mean(),
-                "sd": values.std(),
-                **dict(zip(["q25", "median", "q75"], quantiles, strict=True)),
-                "mean_of_kept": values[table["id"].isin(kept)].mean(),
-            }
-        )
+        line = {
+            "signal": name,
+            "n": len(values),
+            "without_value": int(values.isna().sum()),
+            "mean": values.mean(),
+            "sd": values.std(),
+            **dict(zip(["q25", "median", "q75"], quantiles, strict=True)),
+            "mean_of_kept": values[table["id"].isin(kept)].mean(),
+        }
+        if len(best) < len(table):
+            line |= {"segments_of_first": len(first), "mean_of_first": first[name].mean(), "segments_of_best": len(best), "mean_of_best": best[name].mean()}
+        lines.append(line)
     return pd.DataFrame(lines)

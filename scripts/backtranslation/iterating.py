@@ -1,13 +1,14 @@
 """From M_0 to M_N: training steps by the paper's table, when to stop, and the iterations side by side."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from backtranslation.evaluation import interval
-from backtranslation.records import Row
+from backtranslation.records import Row, settle
 
 PAPER_STEPS = {100: 30, 3_200: 500, 51_200: 1_600}
 """Optimiser steps by number of training pairs (paper, appendix; at batches of 8 for the first and 32 for the second line)."""
@@ -41,7 +42,13 @@ def decide(values: list[float], higher_is_better: bool, patience: int) -> Row:
 
 
 def side_by_side(
-    rated: list[list[Row]], curated: list[list[Row]], audits: list[Row], losses: list[pd.DataFrame], signal: str, random_seed: int
+    rated: list[list[Row]],
+    curated: list[list[Row]],
+    dropped: list[list[Row]],
+    audits: list[Row],
+    losses: list[pd.DataFrame],
+    signal: str,
+    random_seed: int,
 ) -> pd.DataFrame:
     """One line for each iteration 1 to N: what its judge said of the one pool of candidates, and how M_t did.
 
@@ -50,7 +57,8 @@ def side_by_side(
     `signal`) compare with the iteration before.
     """
     lines: list[dict[str, Any]] = []
-    for t, (pool, kept, figures) in enumerate(zip(rated, curated, audits, strict=True), start=1):
+    for t, (pool, kept, drops, figures) in enumerate(zip(rated, curated, dropped, audits, strict=True), start=1):
+        settle(f"iteration {t}", pool, kept, drops)
         ratings = pd.Series([row["rating"] for row in pool])
         audited = figures["signals"][signal]["all"]
         change = (losses[t].set_index("id")["loss"] - losses[0].set_index("id")["loss"]).to_numpy()
@@ -59,6 +67,7 @@ def side_by_side(
             "iteration": t,
             "candidates": len(pool),
             "kept": len(kept),
+            "dropped": ", ".join(f"{reason} {count}" for reason, count in Counter(row["reason"] for row in drops).most_common()),
             "a4": (ratings >= 4).mean() if ratings.notna().any() else math.nan,
             "a5": (ratings >= 4.5).mean() if ratings.notna().any() else math.nan,
             "rating_mean": ratings.mean(),

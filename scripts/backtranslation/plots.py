@@ -138,7 +138,7 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
         for at, (name, line) in enumerate(part.iterrows()):
             color = DROPPED if name == "length" else LINE if name == verdict["signal"] else KEPT
             axes.plot([line["low"], line["high"]], [at, at], color=color, linewidth=1.5)
-            axes.plot(line["auroc"], at, "o", color=color, markersize=4)
+            axes.plot(line["auroc"], at, "o", color=color, markersize=4, clip_on=False)
         axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
         axes.set(title=kind.replace("_", " "), xlim=(0, 1), yticks=range(len(signals)), yticklabels=signals)
     for axes in all_axes.flat[len(kinds) :]:
