@@ -107,6 +107,7 @@ rule round_trip:
         max_new_tokens=config["generation"]["max_new_tokens"],
         batch_tokens=config["generation"]["batch_tokens"],
         pairs=config["audit"]["pairs"],
+        embedding=config["report"]["embedding"],
         random_seed=config["random_seed"],
     message:
         "Comparing generated with true instructions"

@@ -23,6 +23,7 @@ with logs.job(snakemake.log[0]):
         params.batch_tokens,
         params.precision,
         params.random_seed,
+        params.embedding,
     )
     records.write_jsonl(written, snakemake.output.written)
     with records.atomic(snakemake.output.table) as temporary:

