@@ -4,7 +4,7 @@
 rule evaluate:
     input:
         backward_examples="<results>/backward/heldout_examples.parquet",
-        backward_adapter="<results>/backward/adapter/adapter_model.safetensors",
+        backward_adapter="<results>/backward/adapter/training.json",
         forward_examples="<results>/forward/heldout_examples.parquet",
         forward_model="<results>/forward/model/model.safetensors",
         manifest="<model>/manifest.json",
@@ -45,7 +45,7 @@ rule round_trip:
     input:
         heldout="<results>/seed/heldout.parquet",
         sample="<results>/corpus/sample.parquet",
-        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        adapter="<results>/backward/adapter/training.json",
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),
     output:
