@@ -6,7 +6,7 @@ rule audit_judge:
         heldout="<results>/seed/heldout.parquet",
         labels=config["audit"]["labels"] or [],
         rubric=config["judge"]["rubric"],
-        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        adapter="<results>/backward/adapter/training.json",
         manifest="<model>/manifest.json",
         judge="<judge>/manifest.json",
         judge_adapter=judge_adapter,

@@ -4,7 +4,7 @@
 rule write_instructions:
     input:
         sample="<results>/corpus/sample.parquet",
-        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        adapter="<results>/backward/adapter/training.json",
         manifest="<model>/manifest.json",
         code=library("augment"),
     output:

@@ -36,10 +36,9 @@ rule train_backward:
     output:
         multiext(
             "<results>/backward/adapter/",
-            "adapter_model.safetensors",
-            "adapter_config.json",
             "training.json",
             "history.tsv",
+            *WEIGHTS,
         ),
         dropped="<results>/backward/dropped.parquet",
     log:

@@ -10,7 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import records, settings, sources
+from backtranslation import models, records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -55,6 +55,7 @@ def check_config():
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
+        settings.check_training(config)
         methods = workflow.deployment_settings.deployment_method
         if DeploymentMethod.CONDA not in methods:
             settings.check_packages(config)
@@ -123,7 +124,7 @@ def judge_adapter(wildcards):
     before = int(wildcards.iteration) - 1
     if config["judge"]["model"] or (before == 0 and config["judge"]["first"] == "base"):
         return []
-    return f"<results>/forward/{before}/adapter/adapter_model.safetensors"
+    return f"<results>/forward/{before}/adapter/training.json"
 
 
 def earlier(path):
@@ -189,13 +190,15 @@ def measured_so_far(wildcards):
 
 
 def training_settings(stage):
-    """What shapes a training run: the shared settings with the stage's number of epochs or steps."""
-    return {
-        **config["training"],
-        **config["precision"],
-        "epochs": config[stage]["epochs"],
-        "steps": config[stage].get("steps"),
-    }
+    """What shapes a training run: the shared settings with the stage's epochs or steps."""
+    shared = {**config["training"], **config["precision"]}
+    # How often a checkpoint is written shapes nothing, so it must not cause a rerun.
+    del shared["checkpoint_steps"]
+    return {**shared, **{key: config[stage][key] for key in ("epochs", "steps")}}
+
+
+# What training leaves beside history.tsv and training.json.
+WEIGHTS = models.ADAPTER_FILES if config["training"]["lora"] else models.MODEL_FILES
 
 
 def judge_settings(wildcards):

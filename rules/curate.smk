@@ -6,7 +6,7 @@ rule rate_candidates:
         candidates="<results>/augment/candidates.parquet",
         # No candidate is rated before the judge was audited; another floor rates none again.
         verdict=ancient("<results>/audit/{iteration}/verdict.json"),
-        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        adapter="<results>/backward/adapter/training.json",
         rubric=config["judge"]["rubric"],
         manifest="<model>/manifest.json",
         judge="<judge>/manifest.json",

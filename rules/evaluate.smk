@@ -4,7 +4,7 @@
 rule evaluate_forward:
     input:
         examples="<results>/forward/{iteration}/heldout_examples.parquet",
-        adapter="<results>/forward/{iteration}/adapter/adapter_model.safetensors",
+        adapter="<results>/forward/{iteration}/adapter/training.json",
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),
     output:
@@ -33,7 +33,7 @@ rule evaluate_forward:
 rule evaluate:
     input:
         backward_examples="<results>/backward/heldout_examples.parquet",
-        backward_adapter="<results>/backward/adapter/adapter_model.safetensors",
+        backward_adapter="<results>/backward/adapter/training.json",
         forward_examples="<results>/forward/0/heldout_examples.parquet",
         forward_losses=iterations(
             "<results>/evaluation/forward/{iteration}.tsv", first=0
@@ -77,7 +77,7 @@ rule round_trip:
     input:
         heldout="<results>/seed/heldout.parquet",
         sample="<results>/corpus/sample.parquet",
-        adapter="<results>/backward/adapter/adapter_model.safetensors",
+        adapter="<results>/backward/adapter/training.json",
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),
     output:

@@ -42,10 +42,9 @@ use rule train_backward as train_forward with:
     output:
         multiext(
             "<results>/forward/{iteration}/adapter/",
-            "adapter_model.safetensors",
-            "adapter_config.json",
             "training.json",
             "history.tsv",
+            *WEIGHTS,
         ),
         dropped="<results>/forward/{iteration}/dropped.parquet",
     log:
@@ -62,11 +61,10 @@ use rule train_backward as train_forward with:
 
 rule merge_forward:
     input:
-        adapter=chosen(
-            "<results>/forward/{iteration}/adapter/adapter_model.safetensors"
-        ),
+        adapter=chosen("<results>/forward/{iteration}/adapter/training.json"),
+        heldout=chosen("<results>/forward/{iteration}/heldout_examples.parquet"),
         manifest="<model>/manifest.json",
-        code=library("models", "templates"),
+        code=library("evaluation", "engines"),
     output:
         multiext(
             "<results>/forward/model/",
@@ -76,6 +74,7 @@ rule merge_forward:
             "tokenizer.json",
             "tokenizer_config.json",
             "chat_template.jinja",
+            "merge.json",
         ),
     log:
         "<logs>/merge_forward.log",
@@ -85,10 +84,14 @@ rule merge_forward:
         "../envs/model.yaml"
     threads: 2
     resources:
+        # Only a quantised model is measured before and after.
+        gpu=int(config["precision"]["quantization"] != "none"),
         mem_mb=model_memory,
-        runtime="1h",
+        runtime="2h",
     params:
         template=config["model"]["template"],
+        into=config["forward"]["merge"],
+        batch_tokens=config["generation"]["batch_tokens"],
     message:
         "Merging the forward adapter into a model that stands alone"
     script:

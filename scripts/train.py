@@ -14,6 +14,9 @@ with logs.job(snakemake.log[0]):
         snakemake.params.training,
         snakemake.params.random_seed,
         Path(snakemake.output[0]).parent,
+        models.identity(snakemake.input.manifest),
+        snakemake.config["training"]["checkpoint_steps"],
+        snakemake.resources.gpu,
     )
     records.settle("train", examples, kept, dropped)
     records.write(dropped, records.DROPPED, snakemake.output.dropped)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import pair, segment
 
-from backtranslation import augment, iterating
+from backtranslation import augment, iterating, training
 from backtranslation.records import SIGNALS, RecordError, drop
 
 TAGS = {"seed": "as an assistant", "augmented": "from the web"}
@@ -14,11 +14,11 @@ TAGS = {"seed": "as an assistant", "augmented": "from the web"}
 
 @pytest.mark.parametrize("pairs, steps", [(100, 30), (3_200, 500), (51_200, 1_600), (1, 1), (565, 122)])
 def test_steps_are_those_of_the_papers_table(pairs, steps):
-    assert iterating.paper_steps(pairs) == steps
+    assert training.paper_steps(pairs) == steps
 
 
 def test_steps_grow_with_the_pairs():
-    found = [iterating.paper_steps(n) for n in (50, 100, 1_000, 3_200, 20_000, 51_200, 500_000)]
+    found = [training.paper_steps(n) for n in (50, 100, 1_000, 3_200, 20_000, 51_200, 500_000)]
     assert found == sorted(set(found))
 
 

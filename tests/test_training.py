@@ -1,11 +1,17 @@
 """Training changes the adapter and nothing else, learns to stop, and repeats bit for bit."""
 
 import copy
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
 import torch
-from conftest import pair
+from conftest import ROOT, pair
 from safetensors.torch import load_file
 
 from backtranslation import models, training
@@ -25,16 +31,28 @@ SETTINGS = {
     "lora": {"rank": 4, "alpha": 8, "dropout": 0.1, "target_modules": "all-linear"},
     "dtype": "float32",
     "quantization": "none",
+    "final_learning_rate": 0.0,
+    "packing": False,
+    "optimizer": "adamw",
     "epochs": 3,
+    "steps": None,
 }
 PAIRS = [pair(n) for n in range(1, 13)]
 HELDOUT = [pair(n) for n in range(20, 24)]
 PROMPT = "{response}\n\nWrite the instruction."
 
 
-def run(tiny, template, output, pairs=PAIRS, heldout=HELDOUT, **changes):
+def run(tiny, template, output, pairs=PAIRS, heldout=HELDOUT, options=None, **changes):
     settings = {**copy.deepcopy(SETTINGS), **changes}
-    return training.train(reverse(pairs, PROMPT), reverse(heldout, PROMPT), tiny, template, settings, 42, output)
+    return training.train(reverse(pairs, PROMPT), reverse(heldout, PROMPT), tiny, template, settings, 42, output, **(options or {}))
+
+
+def losses_of(folder) -> list[float]:
+    return pd.read_csv(folder / "history.tsv", sep="\t")["loss"].dropna().tolist()
+
+
+def files_of(folder) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +88,14 @@ def test_same_seed_same_adapter_bit_for_bit(trained, tiny, template, tmp_path):
     assert sha256_of(tmp_path / "again" / "adapter_model.safetensors") == sha256_of(trained / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"quantization": "nf4"}])
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"gradient_checkpointing": True}, {"quantization": "nf4"}, {"quantization": "nf4_double"}])
 def test_other_precisions_train_too(tiny, template, tmp_path, changes):
     run(tiny, template, tmp_path / "adapter", **changes)
     history = pd.read_csv(tmp_path / "adapter" / "history.tsv", sep="\t")["heldout_loss"].dropna()
     assert history.iloc[-1] < history.iloc[0]
 
 
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("quantization", ["none", "nf4_double"])
 def test_gradient_is_the_same_after_an_evaluation(tiny, quantization):
     """bitsandbytes loses it on some CPUs, unless it is kept from repacking the weights."""
     model = models.load(tiny, "bfloat16", quantization, train=True)
@@ -152,3 +170,233 @@ def test_adapter_of_another_base_is_refused(trained, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "other")
     with pytest.raises(models.ModelError, match="this adapter was trained on"):
         models.load(tmp_path / "other", adapter=trained)
+
+
+# A stand-in for a job: prints a line per step, so that a test knows when to end it.
+JOB = """
+import json, sys
+from pathlib import Path
+from backtranslation import models, training
+from backtranslation.templates import Template
+task = json.loads(Path(sys.argv[1]).read_text())
+base = Path(task["base"])
+training.train(task["examples"], task["heldout"], base, Template(models.load_tokenizer(base)), task["settings"], 42, Path(sys.argv[2]), checkpoint_steps=2)
+"""
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny, template, tmp_path):
+    """With dropout, several epochs, evaluations and an order drawn per epoch: all of that must come back."""
+    settings = {**copy.deepcopy(SETTINGS), "epochs": 4}
+    task = {"base": str(tiny), "examples": reverse(PAIRS, PROMPT), "heldout": reverse(HELDOUT, PROMPT), "settings": settings}
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    run(tiny, template, tmp_path / "whole", epochs=4)
+    output = tmp_path / "killed"
+    command = [sys.executable, "-c", JOB, tmp_path / "task.json", output]
+    dice, kills, seen = random.Random(7), 0, []
+    for _ in range(6):
+        job = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
+        before = {path for path in output.rglob("whole.json")}
+        # Killed soon after its first new checkpoint, or before it when one takes too long.
+        limit = time.monotonic() + 60
+        while job.poll() is None and time.monotonic() < limit and {path for path in output.rglob("whole.json")} <= before:
+            time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.15))
+        job.send_signal(signal.SIGKILL)
+        kills += job.wait() == -signal.SIGKILL
+        seen.append(max((int(path.parent.name.split("-")[1]) for path in output.rglob("whole.json")), default=0))
+    assert kills >= 3 and any(seen)
+    assert seen == sorted(seen) or not (output / ".work").exists()
+    subprocess.run(command, env={"PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_OFFLINE": "1"}, check=True)
+    assert files_of(output) == files_of(tmp_path / "whole")
+    assert not (output / ".work").exists()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def interrupted(tiny, template, tmp_path, monkeypatch):
+    """Folder of a run that got as far as step 7 of 9, with checkpoints after 2, 4 and 6 steps."""
+    steps = []
+
+    def stop(losses):
+        steps.append(len(losses))
+        if len(losses) == 7:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "diverging", stop)
+        with pytest.raises(Killed):
+            run(tiny, template, tmp_path / "adapter", options={"checkpoint_steps": 2})
+    assert steps[-1] == 7
+    return tmp_path / "adapter"
+
+
+def damage_newest(output):
+    newest = max(output.rglob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert newest.name == "checkpoint-6"
+    content = bytearray((newest / "optimizer.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "optimizer.pt").write_bytes(content)
+
+
+def half_write_newest(output):
+    newest = max(output.rglob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    (newest / "whole.json").unlink()
+
+
+@pytest.mark.parametrize("harm, from_step", [(lambda output: None, 6), (damage_newest, 4), (half_write_newest, 4)])
+def test_goes_on_from_the_newest_whole_checkpoint(interrupted, trained, tiny, template, caplog, harm, from_step):
+    assert {path.name for path in interrupted.rglob("checkpoint-*")} == {"checkpoint-4", "checkpoint-6"}
+    harm(interrupted)
+    with caplog.at_level("INFO", "backtranslation"):
+        run(tiny, template, interrupted, options={"checkpoint_steps": 2})
+    assert f"going on after step {from_step}" in caplog.text
+    assert files_of(interrupted) == files_of(trained)
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 0.02}, {"pairs": [*PAIRS[:-1], pair(77)]}, {"options": {"identity": "other weights"}}])
+def test_another_setting_begins_afresh(interrupted, tiny, template, caplog, changes):
+    with caplog.at_level("INFO", "backtranslation"):
+        run(tiny, template, interrupted, epochs=3, **changes)
+    assert "going on" not in caplog.text
+
+
+def test_training_without_room_for_checkpoints_ends_the_same(trained, tiny, template, tmp_path, monkeypatch, caplog):
+    import transformers
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(transformers.Trainer, "_save_optimizer_and_scheduler", full)
+    run(tiny, template, tmp_path / "adapter", options={"checkpoint_steps": 2})
+    assert "the checkpoint of step 2 could not be written: [Errno 28] No space left on device" in caplog.text
+    assert files_of(tmp_path / "adapter") == files_of(trained)
+
+
+def test_loss_that_is_no_number_stops_with_step_and_examples(tiny, template, tmp_path):
+    with pytest.raises(training.TrainingError, match=r"the loss is nan at step 2, examples [0-9a-f]{16}, [0-9a-f]{16}; look at these, or lower") as stopped:
+        run(tiny, template, tmp_path / "adapter", learning_rate=1e30, max_grad_norm=1e30)
+    named = set(str(stopped.value).split("examples ")[1].split(";")[0].split(", "))
+    assert named <= {row["id"] for row in PAIRS}
+    assert list((tmp_path / "adapter").rglob("*.*")) == [tmp_path / "adapter" / ".work"]
+
+
+def test_diverging_loss_stops(tiny, template, tmp_path):
+    with pytest.raises(training.TrainingError, match=r"the loss diverges, from \d+\.\d\d to \d+\.\d\d \(means of five steps\), at step \d+, examples"):
+        run(tiny, template, tmp_path / "adapter", learning_rate=5.0, schedule="constant", warmup=0.5, epochs=20)
+    assert training.diverging([3.0] * 20) is None and training.diverging([0.01] * 10 + [0.9] * 5) is None
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_learning_rate_ends_at_its_end_value(tiny, template, tmp_path, schedule):
+    """1e-5 -> 9e-6 in the paper is a value; taken as a multiplier, training would end at 9e-11."""
+    run(tiny, template, tmp_path / "adapter", schedule=schedule, learning_rate=1e-5, final_learning_rate=9e-6, warmup=0.0, steps=10, heldout=[])
+    rates = pd.read_csv(tmp_path / "adapter" / "history.tsv", sep="\t")["learning_rate"].tolist()
+    assert rates[0] == 1e-5 and rates == sorted(rates, reverse=True)
+    if schedule == "linear":
+        assert rates == pytest.approx([1e-5 - 1e-6 * step / 10 for step in range(10)])
+    assert (9e-6 < rates[-1] < 9.2e-6) if schedule != "constant" else rates[-1] == 1e-5
+
+
+@pytest.mark.parametrize("steps", [2, 7])
+def test_steps_override_epochs(tiny, template, tmp_path, steps):
+    run(tiny, template, tmp_path / "adapter", steps=steps, epochs=3)
+    assert read_json(tmp_path / "adapter" / "training.json")["steps"] == steps == len(losses_of(tmp_path / "adapter"))
+    assert pd.read_csv(tmp_path / "adapter" / "history.tsv", sep="\t")["heldout_loss"].notna().sum() >= 2
+
+
+def test_named_layers_alone_are_trained(tiny, template, tmp_path):
+    run(tiny, template, tmp_path / "adapter", steps=1, lora={**SETTINGS["lora"], "target_modules": ["q_proj", "v_proj"]})
+    assert {name.split(".")[-3] for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")} == {"q_proj", "v_proj"}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, template, tmp_path_factory):
+    """All weights trained, in bfloat16."""
+    output = tmp_path_factory.mktemp("whole") / "adapter"
+    run(tiny, template, output, lora=None, dtype="bfloat16", learning_rate=1e-3)
+    return output
+
+
+def test_all_weights_are_trained_without_an_adapter(whole, tiny):
+    assert {path.name for path in whole.iterdir()} == {*models.MODEL_FILES, "training.json", "history.tsv"}
+    before, after = load_file(tiny / "model.safetensors"), load_file(whole / "model.safetensors")
+    assert set(before) == set(after) and {value.dtype for value in after.values()} == {torch.bfloat16}
+    # Not even bfloat16's rounding hides the change.
+    assert all((after[name] != value.to(torch.bfloat16)).any() for name, value in before.items() if "layernorm" not in name)
+    losses = pd.read_csv(whole / "history.tsv", sep="\t")["heldout_loss"].dropna()
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_a_whole_model_serves_wherever_an_adapter_does(whole, trained, tiny, template, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from backtranslation.engines import Sampling, TransformersEngine
+
+    prompt = template.prompt("What is the number 3?")
+    direct = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        expected = direct(input_ids=ids).logits
+        assert torch.equal(models.load(tiny, "float32", adapter=whole)(input_ids=ids).logits, expected)
+        assert not torch.allclose(models.load(tiny, "float32")(input_ids=ids).logits, expected, atol=1e-2)
+    engine = TransformersEngine(tiny, template.stop_id, whole, dtype="float32")
+    ((_, completion),) = engine.generate([prompt], Sampling(5, 0), [0])
+    assert completion.tokens == 5
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
+    assert models.identity(tmp_path / "manifest.json", whole)[1] == sha256_of(whole / "model.safetensors")
+    models.export(tiny, whole, template.jinja, tmp_path)
+    merged = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(merged[name], value) for name, value in load_file(whole / "model.safetensors").items())
+    with pytest.raises(models.ModelError, match="this adapter was trained on"):
+        models.load(whole, adapter=whole)
+
+
+def test_an_adapter_takes_the_place_of_a_whole_model(whole, tiny, template, tmp_path):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "adapter")
+    run(tiny, template, tmp_path / "adapter", steps=1)
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {*models.ADAPTER_FILES, "training.json", "history.tsv"}
+
+
+def test_packing_changes_no_loss_and_lets_no_example_see_another(tiny, template, tmp_path):
+    """One step over all examples: packed or padded, the gradient is the same up to rounding."""
+    settings = {"steps": 1, "batch_size": 12, "gradient_accumulation": 1, "lora": {**SETTINGS["lora"], "dropout": 0.0}, "warmup": 0.0, "schedule": "constant"}
+    run(tiny, template, tmp_path / "padded", **settings)
+    run(tiny, template, tmp_path / "packed", packing=True, **settings)
+    assert losses_of(tmp_path / "packed") == pytest.approx(losses_of(tmp_path / "padded"), abs=1e-5)
+    padded, packed = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("padded", "packed"))
+    norms = [pd.read_csv(tmp_path / name / "history.tsv", sep="\t")["grad_norm"].dropna().iloc[0] for name in ("padded", "packed")]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4) and set(padded) == set(packed)
+    assert read_json(tmp_path / "packed" / "training.json")["examples"] == 12
+
+
+def test_packing_puts_several_examples_into_a_row(tiny, template, tmp_path):
+    run(tiny, template, tmp_path / "packed", packing=True, batch_size=1, gradient_accumulation=1, epochs=1)
+    assert 1 < len(losses_of(tmp_path / "packed")) < len(PAIRS)
+
+
+def test_two_processes_take_the_same_way_as_one_with_twice_the_accumulation(tiny, template, tmp_path):
+    settings = {"lora": {**SETTINGS["lora"], "dropout": 0.0}, "epochs": 2}
+    run(tiny, template, tmp_path / "one", gradient_accumulation=2, **settings)
+    run(tiny, template, tmp_path / "two", gradient_accumulation=1, options={"processes": 2}, **settings)
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    print("largest difference", max(abs(a - b) for a, b in zip(one, two, strict=True)))
+    assert len(one) == 6 and two == pytest.approx(one, abs=2e-4)
+    assert read_json(tmp_path / "two" / "training.json")["processes"] == 2
+    assert not (tmp_path / "two" / ".work").exists()
+
+
+def test_an_error_in_one_of_several_processes_is_one_sentence(tiny, template, tmp_path):
+    with pytest.raises(training.TrainingError, match=r"^training: the loss is nan at step 2, examples"):
+        run(tiny, template, tmp_path / "adapter", learning_rate=1e30, max_grad_norm=1e30, options={"processes": 2})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused only where there is no GPU")
+def test_paged_optimiser_without_a_gpu_is_refused(tiny, template, tmp_path):
+    with pytest.raises(training.TrainingError, match=r"training\.optimizer: paged_adamw_8bit needs a CUDA GPU, and here is none; set adamw"):
+        run(tiny, template, tmp_path / "adapter", optimizer="paged_adamw_8bit")
+    assert not (tmp_path / "adapter").exists()

