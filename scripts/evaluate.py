@@ -24,11 +24,11 @@ with logs.job(snakemake.log[0]):
     answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)))
 
     losses |= {f"M_{t}": pd.read_csv(path, sep="\t")["loss"].to_numpy() for t, path in enumerate(given.forward_losses)}
-    table = [evaluation.compare("backward", "base", "loss of the true instruction", base_backward, tuned_backward, params.random_seed)]
+    table = [evaluation.compare("backward", "base", "true instruction", base_backward, tuned_backward, params.random_seed)]
     for t in range(len(given.forward_losses)):
         # Each against the base model, M_0 and the one before.
         for other in dict.fromkeys(["base", *(["M_0", f"M_{t - 1}"] if t else [])]):
-            table.append(evaluation.compare(f"M_{t}", other, "loss of the true response", losses[other], losses[f"M_{t}"], params.random_seed))
+            table.append(evaluation.compare(f"M_{t}", other, "true response", losses[other], losses[f"M_{t}"], params.random_seed))
     pairs = pd.DataFrame({"id": [row["id"] for row in forward], "backward_base": base_backward, "backward_tuned": tuned_backward, **losses})
     with records.atomic(snakemake.output.pairs) as temporary:
         pairs.to_csv(temporary, sep="\t", index=False)

@@ -14,4 +14,5 @@ with logs.job(snakemake.log[0]):
     logs.logger.info("\n%s", table.T.to_string())
     plots.iterations(rated, iterating.NOTEBOOK_RATINGS, iterating.PAPER_SHARES, snakemake.output.figure)
     with records.atomic(snakemake.output.table) as temporary:
-        table.round(4).to_csv(temporary, sep="\t", index=False)
+        # A column for each iteration: their number is small, that of the figures is not.
+        table.round(4).astype(object).set_index("iteration").T.rename_axis("iteration").to_csv(temporary, sep="\t")

@@ -91,9 +91,10 @@ def test_audit_says_what_each_signal_is_worth(finished):
 
 
 def test_round_trip_compares_base_and_backward(finished):
-    table = pd.read_csv(finished / "evaluation" / "round_trip.tsv", sep="\t").set_index("model")
-    assert table.loc["backward", "true_loss"] < table.loc["base", "true_loss"]
-    assert table["chrf"].between(0, 100).all() and len(read_jsonl(finished / "evaluation" / "round_trip.jsonl")) == table["n"].iloc[0]
+    table = pd.read_csv(finished / "evaluation" / "round_trip.tsv", sep="\t")
+    means = table.pivot(index="model", columns="measure", values="mean")
+    assert means.loc["backward", "true_loss"] < means.loc["base", "true_loss"] and means["chrf"].between(0, 100).all()
+    assert (table["n"] == len(read_jsonl(finished / "evaluation" / "round_trip.jsonl"))).all() and (table["low"] <= table["high"]).all()
 
 
 def test_planted_broken_candidates_are_dropped(finished, folder):
@@ -179,9 +180,9 @@ def test_each_iteration_rates_one_pool_with_the_model_before(finished):
         assert trained == seed | kept
         # From the base model again, not on top of the model before.
         assert read_json(finished / "forward" / t / "adapter" / "training.json")["base"].endswith("weights")
-    table = pd.read_csv(finished / "report" / "iterations.tsv", sep="\t")
-    assert table["iteration"].tolist() == [1, 2] and table["ends_with"].tolist() == [False, True]
-    assert 0 <= table["jaccard"].iloc[1] <= 1 and -1 <= table["rank_correlation"].iloc[1] <= 1
+    table = pd.read_csv(finished / "report" / "iterations.tsv", sep="\t", index_col=0)
+    assert list(table) == ["1", "2"] and table.loc["ends_with"].tolist() == ["False", "True"]
+    assert 0 <= float(table.loc["jaccard", "2"]) <= 1 and -1 <= float(table.loc["rank_correlation", "2"]) <= 1
     assert (finished / "curation" / "curated.parquet").read_bytes() == (finished / "curation" / "2" / "curated.parquet").read_bytes()
 
 
@@ -201,8 +202,8 @@ def test_iterations_end_when_nothing_gets_better(finished, folder):
     assert code == 0, printed
     decision = read_json(stopping / "curation" / "1" / "decision.json")
     assert decision["stop"] and decision["best"] == 1 and decision["values"][0] == pytest.approx(losses[0])
-    table = pd.read_csv(stopping / "report" / "iterations.tsv", sep="\t")
-    assert table["iteration"].tolist() == [1] and table["ends_with"].tolist() == [True]
+    table = pd.read_csv(stopping / "report" / "iterations.tsv", sep="\t", index_col=0)
+    assert table.loc["ends_with"].to_dict() == {"1": "True"}
     assert not (stopping / "curation" / "2" / "decision.json").exists()
 
 
@@ -243,7 +244,7 @@ def test_report_shows_tables_figures_and_examples(finished, folder):
     page = (folder / "report.html").read_text()
     for question in ("Is the judge to be believed?", "What was kept, and why?", "How were candidates rated?", "Did it help?", "What does it look like?"):
         assert question in page
-    assert "loss of the true instruction" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
+    assert "Loss of the true instruction" in page and "iterations side by side" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
 
 
 def test_none_above_the_threshold_ends_in_one_sentence(finished, folder):

@@ -119,8 +119,8 @@ def round_trip(
 ) -> tuple[list[Row], list[Row]]:
     """How near the instruction that a model writes for a response comes to the true one (greedy).
 
-    `sets` maps a name to pairs with `instruction` and `response`. Returns lines of a table, one per set
-    and model (base, backward): `chrf` (0 to 100, mean over pairs), `true_loss` (loss of the true
+    `sets` maps a name to pairs with `instruction` and `response`. Returns lines of a table, one per set,
+    model (base, backward) and measure: `chrf` (0 to 100, mean over pairs), `true_loss` (loss of the true
     instruction, nats per token), `gain_over_true` (mean log p(y|generated) - log p(y|true) per token
     under the base model: above 0, the generated one explains the response better), and with
     `embedding` the `similarity` (cosine, see there), with 95 % intervals; and per pair what was
@@ -154,7 +154,6 @@ def round_trip(
 
         true = explained([row["instruction"] for row in rows])
         for model in ("base", "backward"):
-            line: Row = {"set": name, "model": model, "n": len(rows)}
             gain = explained([row[model]["written"] for row in rows]) - true
             measured = {
                 "chrf": np.array([row[model]["chrf"] for row in rows]),
@@ -165,9 +164,8 @@ def round_trip(
                 measured["similarity"] = similarity([row[model]["written"] for row in rows], [row["instruction"] for row in rows])
             for measure, value in measured.items():
                 low, high = interval(value, random_seed)
-                line |= {measure: float(value.mean()), f"{measure}_low": low, f"{measure}_high": high}
-            logger.info("%s", line)
-            table.append(line)
+                table.append({"set": name, "model": model, "measure": measure, "n": len(rows), "mean": float(value.mean()), "low": low, "high": high})
+                logger.info("%s", table[-1])
     written = [
         {"set": name, "id": row["id"], "true": row["instruction"], "base": row["base"]["written"], "backward": row["backward"]["written"]}
         for name, rows in sets.items()
