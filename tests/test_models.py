@@ -96,3 +96,53 @@ def test_number_of_gpus_that_cannot_be_used(tiny, monkeypatch, gpus, here, messa
     models.check_parallel(tiny, 2)
     with pytest.raises(models.ModelError, match=message):
         models.check_parallel(tiny, gpus)
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    """A LoRA adapter on the attention of the tiny model, with weights as training might leave them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    model = get_peft_model(models.load(tiny, "float32"), LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4", "nf4_double"])
+def test_adapter_is_added_to_the_weights_it_was_trained_beside(tiny, adapter, tmp_path, quantization):
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from safetensors.torch import load_file
+
+    models.merge(tiny, adapter, torch.float32, tmp_path / "merged", quantization)
+    merged, learned = load_file(tmp_path / "merged" / "model.safetensors"), load_file(adapter / "adapter_model.safetensors")
+    base = models.load(tiny, "float32", quantization)
+    for name in ("q_proj", "o_proj"):
+        place = f"model.layers.1.self_attn.{name}"
+        weight = base.get_submodule(place).weight
+        weight = weight.data if quantization == "none" else dequantize_4bit(weight.data, weight.quant_state)
+        if name == "q_proj":
+            a, b = (learned[f"base_model.model.{place}.lora_{half}.weight"] for half in "AB")
+            weight = weight + b @ a * 2
+        assert torch.allclose(merged[f"{place}.weight"], weight, atol=1e-6)
+    changed = (merged["model.layers.1.self_attn.o_proj.weight"] != load_file(tiny / "model.safetensors")["model.layers.1.self_attn.o_proj.weight"]).any()
+    assert bool(changed) == (quantization != "none")
+    assert "quantization_config" not in read_json(tmp_path / "merged" / "config.json")
+
+
+def test_merging_in_float32_and_casting_is_what_comes_out(tiny, adapter, tmp_path):
+    """The sum is rounded once: an adapter's small values would be lost in bfloat16 weights."""
+    import torch
+    from safetensors.torch import load_file
+
+    models.merge(tiny, adapter, torch.bfloat16, tmp_path / "low")
+    models.merge(tiny, adapter, torch.float32, tmp_path / "high")
+    low, high = (load_file(tmp_path / name / "model.safetensors") for name in ("low", "high"))
+    assert all(torch.equal(low[name], value.to(torch.bfloat16)) for name, value in high.items())
+    whole = models.load(tiny, "float32", adapter=adapter, merged=True).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in high.items())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import signal
 import subprocess
@@ -49,6 +50,11 @@ def run(tiny, template, output, pairs=PAIRS, heldout=HELDOUT, options=None, **ch
 
 def losses_of(folder) -> list[float]:
     return pd.read_csv(folder / "history.tsv", sep="\t")["loss"].dropna().tolist()
+
+
+def whole_checkpoints(folder) -> set[str]:
+    # Not with rglob, which fails when a folder vanishes under it.
+    return {place for place, _, names in os.walk(folder) if "whole.json" in names}
 
 
 def files_of(folder) -> dict[str, str]:
@@ -192,21 +198,21 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny, template, tmp_pa
     run(tiny, template, tmp_path / "whole", epochs=4)
     output = tmp_path / "killed"
     command = [sys.executable, "-c", JOB, tmp_path / "task.json", output]
-    dice, kills, seen = random.Random(7), 0, []
-    for _ in range(6):
-        job = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_OFFLINE": "1"}, stderr=subprocess.DEVNULL)
-        before = {path for path in output.rglob("whole.json")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    dice, kills, seen = random.Random(7), 0, set()
+    for _ in range(5):
+        job = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        before = whole_checkpoints(output)
         # Killed soon after its first new checkpoint, or before it when one takes too long.
         limit = time.monotonic() + 60
-        while job.poll() is None and time.monotonic() < limit and {path for path in output.rglob("whole.json")} <= before:
+        while job.poll() is None and time.monotonic() < limit and whole_checkpoints(output) <= before:
             time.sleep(0.002)
         time.sleep(dice.uniform(0, 0.15))
         job.send_signal(signal.SIGKILL)
         kills += job.wait() == -signal.SIGKILL
-        seen.append(max((int(path.parent.name.split("-")[1]) for path in output.rglob("whole.json")), default=0))
-    assert kills >= 3 and any(seen)
-    assert seen == sorted(seen) or not (output / ".work").exists()
-    subprocess.run(command, env={"PYTHONPATH": str(ROOT / "scripts"), "HF_HUB_OFFLINE": "1"}, check=True)
+        seen |= {int(place.rpartition("-")[2]) for place in whole_checkpoints(output)}
+    assert kills >= 3 and len(seen) >= 3
+    subprocess.run(command, env=environment, check=True)
     assert files_of(output) == files_of(tmp_path / "whole")
     assert not (output / ".work").exists()
 
@@ -276,17 +282,22 @@ def test_training_without_room_for_checkpoints_ends_the_same(trained, tiny, temp
 
 
 def test_loss_that_is_no_number_stops_with_step_and_examples(tiny, template, tmp_path):
-    with pytest.raises(training.TrainingError, match=r"the loss is nan at step 2, examples [0-9a-f]{16}, [0-9a-f]{16}; look at these, or lower") as stopped:
+    with pytest.raises(training.TrainingError, match=r"the loss is nan at step 3, examples [0-9a-f]{16}, [0-9a-f]{16}; look at these, or lower") as stopped:
         run(tiny, template, tmp_path / "adapter", learning_rate=1e30, max_grad_norm=1e30)
     named = set(str(stopped.value).split("examples ")[1].split(";")[0].split(", "))
     assert named <= {row["id"] for row in PAIRS}
     assert list((tmp_path / "adapter").rglob("*.*")) == [tmp_path / "adapter" / ".work"]
 
 
-def test_diverging_loss_stops(tiny, template, tmp_path):
-    with pytest.raises(training.TrainingError, match=r"the loss diverges, from \d+\.\d\d to \d+\.\d\d \(means of five steps\), at step \d+, examples"):
-        run(tiny, template, tmp_path / "adapter", learning_rate=5.0, schedule="constant", warmup=0.5, epochs=20)
-    assert training.diverging([3.0] * 20) is None and training.diverging([0.01] * 10 + [0.9] * 5) is None
+def test_diverging_loss_stops(tiny, template, tmp_path, monkeypatch):
+    assert training.diverging([3.0, 2.5] * 10) is None
+    assert training.diverging([0.01] * 10 + [0.9] * 5) is None
+    assert training.diverging([10.0] + [2.0] * 20 + [30.0]) is None
+    assert training.diverging([3.0] * 7 + [9.0] * 5) == "the loss diverges, from 3.00 to 9.00 (means of five steps),"
+    diverging = training.diverging
+    monkeypatch.setattr(training, "diverging", lambda losses: diverging([0.1] * 5 + [50.0] * 5) if len(losses) == 4 else None)
+    with pytest.raises(training.TrainingError, match=r"the loss diverges, from 0\.10 to 50\.00 \(means of five steps\), at step 4, examples \w{16}, \w{16};"):
+        run(tiny, template, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
@@ -344,7 +355,7 @@ def test_a_whole_model_serves_wherever_an_adapter_does(whole, trained, tiny, tem
         assert not torch.allclose(models.load(tiny, "float32")(input_ids=ids).logits, expected, atol=1e-2)
     engine = TransformersEngine(tiny, template.stop_id, whole, dtype="float32")
     ((_, completion),) = engine.generate([prompt], Sampling(5, 0), [0])
-    assert completion.tokens == 5
+    assert completion.tokens[0] == expected[0, -1].argmax()
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
     assert models.identity(tmp_path / "manifest.json", whole)[1] == sha256_of(whole / "model.safetensors")
     models.export(tiny, whole, template.jinja, tmp_path)
@@ -360,6 +371,40 @@ def test_an_adapter_takes_the_place_of_a_whole_model(whole, tiny, template, tmp_
     shutil.copytree(whole, tmp_path / "adapter")
     run(tiny, template, tmp_path / "adapter", steps=1)
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {*models.ADAPTER_FILES, "training.json", "history.tsv"}
+
+
+@pytest.fixture(params=["tiny", "smollm2"])
+def base(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_qlora_trains_the_adapter_and_leaves_the_4_bit_weights(base, tmp_path, monkeypatch):
+    """And the model that is merged from both is as good as both, on pairs it was not trained on."""
+    from backtranslation.evaluation import cost_of_merging
+    from backtranslation.templates import Template
+
+    frozen, load = [], models.load
+
+    def watched(*arguments, **options):
+        model = load(*arguments, **options)
+        frozen.extend((parameter, parameter.data.clone()) for parameter in model.parameters())
+        return model
+
+    template = Template(models.load_tokenizer(base))
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "load", watched)
+        run(base, template, tmp_path / "adapter", dtype="bfloat16", quantization="nf4_double", steps=4, heldout=[], learning_rate=2e-3)
+    assert frozen and all(torch.equal(parameter.data, before) and parameter.grad is None for parameter, before in frozen)
+    assert any(parameter.dtype == torch.uint8 for parameter, _ in frozen)
+    learned = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(value.abs().max() > 0 for name, value in learned.items() if "lora_B" in name)
+    costs = {}
+    for into in ("dequantized", "original"):
+        merge = models.export(base, tmp_path / "adapter", template.jinja, tmp_path / into, into)
+        costs[into] = cost_of_merging(reverse(HELDOUT, PROMPT), base, tmp_path / "adapter", tmp_path / into, template, merge, 2048)
+        print(base.parent.name, into, costs[into])
+    assert abs(costs["dequantized"]["change"]) < 0.01
+    assert abs(costs["dequantized"]["change"]) < abs(costs["original"]["change"])
 
 
 def test_packing_changes_no_loss_and_lets_no_example_see_another(tiny, template, tmp_path):
@@ -391,7 +436,7 @@ def test_two_processes_take_the_same_way_as_one_with_twice_the_accumulation(tiny
 
 
 def test_an_error_in_one_of_several_processes_is_one_sentence(tiny, template, tmp_path):
-    with pytest.raises(training.TrainingError, match=r"^training: the loss is nan at step 2, examples"):
+    with pytest.raises(training.TrainingError, match=r"^training: the loss is nan at step 3, examples"):
         run(tiny, template, tmp_path / "adapter", learning_rate=1e30, max_grad_norm=1e30, options={"processes": 2})
 
 

@@ -280,7 +280,7 @@ def fit(
             if model.training:
                 self.batch = [rows[i]["id"] for i in numbers.tolist()]
                 if not torch.isfinite(loss):
-                    raise stopped(f"the loss is {float(loss)}", self.state.global_step + 1, self.batch)
+                    raise stopped(f"the loss is {loss.item()}", self.state.global_step + 1, self.batch)
             return loss
 
         def create_model_card(self, *_: Any, **__: Any) -> None:
