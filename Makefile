@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check vllm test-vllm bench-engines bench-judge clean
+.PHONY: demo test check plan vllm test-vllm bench-engines bench-judge bench-memory clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -22,6 +22,10 @@ check: $(VENV)/.installed-dev
 	  case $$config in */schema.yaml) continue;; esac; \
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
 	done
+
+# What a run takes, before anything is downloaded: make plan CONFIG=my.yaml
+plan: $(VENV)/.installed
+	@$(BIN)/python scripts/plan.py $(CONFIG)
 
 # An environment of its own for `engine: vllm`: the CUDA build where there is a GPU, else the CPU build.
 VLLM_VENV := .venv-vllm
@@ -48,6 +52,10 @@ bench-engines: $(VENV)/.installed $(VLLM_VENV)/.installed
 # The judge on held-out pairs, and on people's preferences with TREES=<Open-Assistant message trees>.
 bench-judge: $(VENV)/.installed
 	$(BIN)/python benchmarks/judge.py $(TREES)
+
+# The plan's memory against measured peaks of SmolLM2 on this machine, after `make demo`; takes ten minutes.
+bench-memory: $(VENV)/.installed
+	$(BIN)/python benchmarks/memory.py
 
 # Removes what `make` installed; results stay.
 clean:

@@ -1,9 +1,11 @@
 """Checking a configuration against its schema, with messages for people."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jsonschema
+import yaml
 
 
 class SettingsError(ValueError):
@@ -22,6 +24,15 @@ def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
             _fill_defaults(item, schema.get("items", {}))
 
 
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it as Snakemake does with --configfile: mappings merged, all else replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
 def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
     """Check `config` and fill the schema's defaults in place.
 
@@ -32,6 +43,26 @@ def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
     problems = [_sentence(error) for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path)))]
     if problems:
         raise SettingsError("The configuration cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+
+
+def load(folder: Path, *files: Path) -> dict[str, Any]:
+    """The configuration of `folder`/config.yaml with `files` laid over it, checked by `folder`/schema.yaml.
+
+    As the workflow reads it, for what runs beside Snakemake. Raises SettingsError.
+    """
+    config: dict[str, Any] = {}
+    for path in (folder / "config.yaml", *files):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(found, dict):
+            raise SettingsError(f"{path}: expected a mapping of settings")
+        config = merge(config, found)
+    validate(config, yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8")))
+    return config
 
 
 def check_packages(config: dict[str, Any]) -> None:
