@@ -10,6 +10,7 @@ rule fetch_model:
         "<logs>/fetch_model.log",
     benchmark:
         "<benchmarks>/fetch_model.jsonl"
+    localrule: True
     conda:
         "../envs/model.yaml"
     threads: 2
@@ -36,6 +37,7 @@ rule ingest_seed:
         "<logs>/ingest_seed.log",
     benchmark:
         "<benchmarks>/ingest_seed.jsonl"
+    localrule: True
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -62,6 +64,7 @@ rule segment_corpus:
         "<logs>/segment_corpus.log",
     benchmark:
         "<benchmarks>/segment_corpus.jsonl"
+    localrule: True
     conda:
         "../envs/data.yaml"
     threads: 1
