@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check vllm test-vllm bench-engines bench-judge bench-training clean
+.PHONY: demo test check plan vllm test-vllm bench-engines bench-judge bench-training bench-memory clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -22,6 +22,10 @@ check: $(VENV)/.installed-dev
 	  case $$config in */schema.yaml) continue;; esac; \
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
 	done
+
+# What a run takes, before anything is downloaded: make plan CONFIG=my.yaml
+plan: $(VENV)/.installed
+	@$(BIN)/python scripts/plan.py $(CONFIG)
 
 # An environment of its own for `engine: vllm`: the CUDA build where there is a GPU, else the CPU build.
 VLLM_VENV := .venv-vllm
@@ -52,6 +56,10 @@ bench-judge: $(VENV)/.installed
 # Memory of the loss, time of checkpoints and the cost of merging, on the demo's model.
 bench-training: $(VENV)/.installed
 	$(BIN)/python benchmarks/training.py
+
+# The plan's memory against measured peaks of SmolLM2 on this machine, after `make demo`; takes ten minutes.
+bench-memory: $(VENV)/.installed
+	$(BIN)/python benchmarks/memory.py
 
 # Removes what `make` installed; results stay.
 clean:

@@ -203,6 +203,17 @@ def overhead(_: Path) -> tuple[dict[str, float], list[list[object]]]:
     return figures, [[name, *values] for name, values in found.items()]
 
 
+def describe() -> dict[str, Any]:
+    """When, of what and where the figures were taken."""
+    git = ["git", "describe", "--always", "--dirty"]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")},
+    }
+
+
 def show(title: str, header: list[str], table: list[list[object]]) -> None:
     print(f"\n{title}")
     for line in [header, *[[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row] for row in table]]:
@@ -215,15 +226,9 @@ def main(*chosen: str) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     task = OUTPUT / "task.json"
     make_task(task)
-    git = ["git", "describe", "--always", "--dirty"]
     saved = OUTPUT / "engines.json"
     figures: dict[str, Any] = json.loads(saved.read_text()) if chosen and saved.exists() else {}
-    figures |= {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")},
-    }
+    figures |= describe()
     parts = {
         generation: ("Generation", ["way", "dtype", "rows/s", "tokens/s", "ratio", "peak MB", "equal text", "load s"]),
         rating: ("Rating", ["way", "dtype", "rows/s", "ratio", "peak MB"]),

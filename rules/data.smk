@@ -12,6 +12,7 @@ rule fetch_model:
         "<benchmarks>/fetch_model/{model}.jsonl"
     wildcard_constraints:
         model="|".join(map(re.escape, MODELS)),
+    localrule: True
     conda:
         "../envs/model.yaml"
     threads: 2
@@ -38,6 +39,7 @@ rule ingest_seed:
         "<logs>/ingest_seed.log",
     benchmark:
         "<benchmarks>/ingest_seed.jsonl"
+    localrule: True
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -64,6 +66,7 @@ rule segment_corpus:
         "<logs>/segment_corpus.log",
     benchmark:
         "<benchmarks>/segment_corpus.jsonl"
+    localrule: True
     conda:
         "../envs/data.yaml"
     threads: 1

@@ -2,5 +2,5 @@ from pathlib import Path
 
 from backtranslation import logs, models
 
-with logs.job(snakemake.log[0]):
+with logs.job(snakemake.log[0], online=True):
     models.fetch(snakemake.params.model, Path(snakemake.output.manifest))

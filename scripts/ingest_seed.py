@@ -1,6 +1,6 @@
 from backtranslation import logs, records, segments, sources
 
-with logs.job(snakemake.log[0]):
+with logs.job(snakemake.log[0], online=True):
     settings = snakemake.params.seed
     pairs, dropped = sources.read_seed(settings["sources"])
     train, heldout = segments.split(pairs, settings["heldout"], snakemake.params.random_seed)

@@ -1,6 +1,6 @@
 from backtranslation import logs, records, segments, sources
 
-with logs.job(snakemake.log[0]):
+with logs.job(snakemake.log[0], online=True):
     documents, unread = sources.read_corpus(snakemake.params.sources)
     pieces, kept, dropped = segments.segment(documents)
     records.settle("segment", pieces, kept, dropped)

@@ -133,3 +133,10 @@ def segment(number: int, text: str = "") -> dict:
         "text": text or f"The text with the number {number} explains how the iterator works.",
         "true_instruction": None,
     }
+
+
+def present(config: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in config.items():
+        found |= {prefix + name} | (present(value, f"{prefix}{name}.") if isinstance(value, dict) else set())
+    return found

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, present
 
 from backtranslation import settings
 
@@ -69,13 +69,6 @@ def keys(schema: dict, prefix: str = "") -> set[str]:
     return found
 
 
-def present(config: dict, prefix: str = "") -> set[str]:
-    found = set()
-    for name, value in config.items():
-        found |= {prefix + name} | (present(value, f"{prefix}{name}.") if isinstance(value, dict) else set())
-    return found
-
-
 def test_the_manual_has_every_key_and_explains_it():
     assert present(DEFAULT) == keys(SCHEMA)
     text = (ROOT / "config" / "config.yaml").read_text().splitlines()
@@ -97,7 +90,7 @@ def test_every_key_has_a_description_for_its_error():
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path):
-    config = yaml.safe_load(path.read_text())
+    config = settings.merge(copy.deepcopy(DEFAULT), yaml.safe_load(path.read_text()))
     settings.validate(config, SCHEMA)
     rubric = (ROOT / config["judge"]["rubric"]).read_text()
     assert "{instruction}" in rubric and "{response}" in rubric

@@ -25,7 +25,7 @@ def test_chatml_golden(chatml_tokenizer):
 def test_llama2_golden(llama_tokenizer):
     template = Template(llama_tokenizer, "llama2")
     example = template.example("Why?", "Because.", "Be brief.")
-    assert decoded(llama_tokenizer, example.prompt) == "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]"
+    assert decoded(llama_tokenizer, example.prompt) == "<s> [INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST]"
     assert decoded(llama_tokenizer, example.completion) == "Because.</s>"
     # Neither the template's BOS nor the tokenizer's own is doubled.
     assert example.prompt.count(llama_tokenizer.bos_token_id) == 1

@@ -29,12 +29,18 @@ def model_seconds() -> float:
 
 
 @contextmanager
-def job(log: str | Path) -> Iterator[None]:
+def job(log: str | Path, online: bool = False) -> Iterator[None]:
     """Send all output of this process to `log`; end with status 1 and one sentence on bad input.
+
+    The hub is off unless the job is there to fetch something (`online`): nodes of a cluster have no network,
+    and a client that waits for one takes minutes to give up.
 
     ValueErrors are the library's way to speak to the user: the sentence goes to the log and the
     terminal. Anything else is a fault of ours and keeps its traceback, in the log.
     """
+    if not online:
+        # Read when huggingface_hub is imported, which no module of ours does before it needs it.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

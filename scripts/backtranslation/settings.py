@@ -1,9 +1,11 @@
 """Checking a configuration against its schema, with messages for people."""
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import jsonschema
+import yaml
 
 
 class SettingsError(ValueError):
@@ -20,6 +22,15 @@ def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
     elif isinstance(value, list):
         for item in value:
             _fill_defaults(item, schema.get("items", {}))
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it as Snakemake does with --configfile: mappings merged, all else replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
 
 
 def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
@@ -47,6 +58,26 @@ def check_training(config: dict[str, Any]) -> None:
             f"training.final_learning_rate: {training['final_learning_rate']} is not below "
             f"training.learning_rate, {training['learning_rate']}; it is the value that the schedule ends at"
         )
+
+
+def load(folder: Path, *files: Path) -> dict[str, Any]:
+    """The configuration of `folder`/config.yaml with `files` laid over it, checked by `folder`/schema.yaml.
+
+    As the workflow reads it, for what runs beside Snakemake. Raises SettingsError.
+    """
+    config: dict[str, Any] = {}
+    for path in (folder / "config.yaml", *files):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+        if not isinstance(found, dict):
+            raise SettingsError(f"{path}: expected a mapping of settings")
+        config = merge(config, found)
+    validate(config, yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8")))
+    return config
 
 
 def check_packages(config: dict[str, Any]) -> None:

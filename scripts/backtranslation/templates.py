@@ -11,11 +11,13 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# The format of the Llama-2 chat models: the system text stands inside the first user turn.
+# The format of the Llama-2 chat models: the system text stands inside the first user turn, and each user turn
+# begins with a BOS. The space behind it is the one that sentencepiece puts before every text: the models know
+# " [INST]", and transformers 5 leaves the space out behind a BOS that stands in the text.
 LLAMA2 = (
-    "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}"
+    "{% set ns = namespace(system='') %}{% for message in messages %}"
     "{% if message['role'] == 'system' %}{% set ns.system = '<<SYS>>\n' + message['content'] + '\n<</SYS>>\n\n' %}"
-    "{% elif message['role'] == 'user' %}[INST] {{ ns.system + message['content'] }} [/INST]{% set ns.system = '' %}"
+    "{% elif message['role'] == 'user' %}{{ bos_token }} [INST] {{ ns.system + message['content'] }} [/INST]{% set ns.system = '' %}"
     "{% else %} {{ message['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
 )
 NAMED = {"chatml": CHATML, "llama2": LLAMA2}
@@ -116,10 +118,12 @@ class Template:
         return self._render(messages, add_generation_prompt=True)
 
     def prompt(self, user: str, system: str | None = None, forced: str = "") -> list[int]:
-        """Token ids of the prompt; `forced` is text the assistant's answer must begin with."""
-        ids = self.tokenizer(self.text(user, system) + forced, add_special_tokens=False)["input_ids"]
+        """Token ids of the prompt; `forced` is text the assistant's answer must begin with, encoded as an answer is."""
+        ids = self.tokenizer(self.text(user, system), add_special_tokens=False)["input_ids"]
         bos = self.tokenizer.bos_token_id
-        return [bos, *ids] if self._adds_bos and ids[:1] != [bos] else ids
+        if self._adds_bos and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        return [*ids, *self.tokenizer(forced, add_special_tokens=False)["input_ids"]] if forced else ids
 
     def completion(self, text: str) -> list[int]:
         """Token ids of an answer, the token that ends the turn included."""
