@@ -21,11 +21,12 @@ def check_config():
     )
     try:
         settings.validate(config, schema)
-        for key, roles in (
-            ("seed", sources.SEED_ROLES),
-            ("corpus", sources.CORPUS_ROLES),
+        for found, roles in (
+            (config["seed"]["sources"], sources.SEED_ROLES),
+            (config["corpus"]["sources"], sources.CORPUS_ROLES),
+            (config["decontamination"]["prompts"], sources.PROMPT_ROLES),
         ):
-            for source in config[key]["sources"]:
+            for source in found:
                 sources.check(source, roles)
         if not Path(config["judge"]["rubric"]).is_file():
             raise settings.SettingsError(
@@ -48,10 +49,14 @@ def check_config():
                 "judge.model: a fixed judge rates alike in every iteration; "
                 "set curation.iterations to 1, or judge.model to null"
             )
-        low, high = config["corpus"]["token_quantiles"]
-        if low >= high:
+        for key in ("token_quantiles", "tokens"):
+            low, high = config["corpus"][key] or (0, 1)
+            if low >= high:
+                raise settings.SettingsError(f"corpus.{key}: {low} is not below {high}")
+        weights = [source["weight"] for source in config["corpus"]["sources"]]
+        if None in weights and any(weights):
             raise settings.SettingsError(
-                f"corpus.token_quantiles: {low} is not below {high}"
+                "corpus.sources: give a weight to every source or to none"
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
@@ -92,14 +97,49 @@ def library(*modules):
     return sorted(found.values())
 
 
-def source_files(key):
-    """The files that the seed or the corpus is read from, so that new data reruns what it should."""
-    return [
-        str(path)
-        for source in config[key]["sources"]
-        if "path" in source
-        for path in sources.files_of(source)
+def source_files(found):
+    """The files that sources are read from, so that new data reruns what it should."""
+    return [str(path) for source in found for path in sources.files_of(source)]
+
+
+# What the corpus is cut into for its jobs; it does not shape the result.
+CORPUS_PARTS = sources.parts(config["corpus"]["sources"], config["corpus"]["part_mb"])
+
+
+def part_of(wildcards):
+    """One part of the corpus: sources, each with some of its files."""
+    return CORPUS_PARTS[int(wildcards.part) - 1]
+
+
+def files_of_part(wildcards):
+    """The files of one part of the corpus."""
+    return [file for _, _, files in part_of(wildcards) for file in files]
+
+
+def of_parts(pattern):
+    """The files of all parts, in the order of the corpus."""
+    return expand(pattern, part=range(1, len(CORPUS_PARTS) + 1))
+
+
+def hub_source(wildcards):
+    """The source whose rows a data set's file holds."""
+    found = [
+        *config["seed"]["sources"],
+        *config["corpus"]["sources"],
+        *config["decontamination"]["prompts"],
     ]
+    return next(
+        {key: source.get(key) for key in sources.HUB_KEYS}
+        for source in found
+        if "hub" in source and sources.data_key(source) == wildcards.data
+    )
+
+
+def tokenizer_for_lengths():
+    """The model whose tokens the segments are measured in, where they are."""
+    if config["corpus"]["tokens"] or config["corpus"]["token_quantiles"]:
+        return "<model>/manifest.json"
+    return []
 
 
 def model_key(model):
@@ -217,6 +257,11 @@ def judge_settings(wildcards):
         "batch_tokens": config["generation"]["batch_tokens"],
         "random_seed": config["random_seed"],
     }
+
+
+def merge_memory(wildcards, attempt):
+    """Memory of the job that sees the whole corpus, about 200 bytes a segment; more with each attempt."""
+    return 2000 * 2**attempt
 
 
 def model_memory(wildcards, attempt):

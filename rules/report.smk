@@ -11,6 +11,7 @@ rule report_funnel:
         seed_drops="<results>/seed/dropped.parquet",
         segments="<results>/corpus/segments.parquet",
         segment_drops="<results>/corpus/dropped.parquet",
+        corpus_counts="<results>/corpus/counts.json",
         sample="<results>/corpus/sample.parquet",
         sample_drops="<results>/corpus/not_sampled.parquet",
         candidates="<results>/augment/candidates.parquet",

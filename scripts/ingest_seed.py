@@ -1,11 +1,14 @@
-from backtranslation import logs, records, segments, sources
+from backtranslation import decontamination, logs, records, segments, sources
 
-with logs.job(snakemake.log[0], online=True):
-    settings = snakemake.params.seed
+with logs.job(snakemake.log[0]):
+    settings, contamination = snakemake.params.seed, snakemake.params.decontamination
     pairs, dropped = sources.read_seed(settings["sources"])
-    train, heldout = segments.split(pairs, settings["heldout"], snakemake.params.random_seed)
-    logs.logger.info("%s: %d train, %d held out, %d dropped", segments.describe(pairs), len(train), len(heldout), len(dropped))
-    records.settle("ingest", [*pairs, *dropped], [*train, *heldout], dropped)
+    protected = decontamination.protect(contamination["prompts"], [], contamination["words"])
+    clean, contaminated = decontamination.screen(pairs, protected, "ingest")
+    train, heldout = segments.split(clean, settings["heldout"], snakemake.params.random_seed)
+    dropped += contaminated
+    logs.logger.info("%s: %d train, %d held out, %d dropped", segments.describe(clean), len(train), len(heldout), len(dropped))
+    records.settle("ingest", [*pairs, *dropped[: len(dropped) - len(contaminated)]], [*train, *heldout], dropped)
     records.write(dropped, records.DROPPED, snakemake.output.dropped)
     records.write(heldout, records.PAIRS, snakemake.output.heldout)
     records.write(train, records.PAIRS, snakemake.output.train)

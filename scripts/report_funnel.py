@@ -1,27 +1,34 @@
+from collections import Counter
+
 from backtranslation import funnel, logs, records
 
 with logs.job(snakemake.log[0]):
-    given = {name: records.read(path) for name, path in snakemake.input.items() if name != "code"}
-    seed_pairs = [*given["train"], *given["heldout"]]
-    read = {(row["source"], row["row"]) for row in [*given["segments"], *given["segment_drops"]] if row.get("stage") != "read"}
-    unread = [row for row in given["segment_drops"] if row["stage"] == "read"]
-    uncut = [row for row in given["segment_drops"] if row["stage"] != "read"]
-    counts = {name: len(rows) for name, rows in given.items()}
+    given = snakemake.input
+    # What belongs to the corpus may be larger than the memory: only its counts are read.
+    counts = {name: records.count(path) for name, path in given.items() if name not in ("code", "corpus_counts")}
+    drops = {name: funnel.reasons_of(path) for name, path in given.items() if name.endswith("_drops")}
+    corpus = records.read_json(given.corpus_counts)
+    by_stage = {stage: Counter() for stage in ("read", "segment", "deduplicate")}
+    for (stage, reason), rows in drops["segment_drops"].items():
+        by_stage[stage][stage, reason] = rows
+    seed_pairs = counts["train"] + counts["heldout"]
     table = funnel.funnel(
         [
-            ("seed", "read pairs", len(seed_pairs) + counts["seed_drops"], given["seed_drops"], len(seed_pairs)),
-            ("documents", "read corpus", len(read) + len(unread), unread, len(read)),
-            ("corpus", "cut and filter", counts["segments"] + len(uncut), uncut, counts["segments"]),
-            ("corpus", "sample", counts["segments"], given["sample_drops"], counts["sample"]),
-            ("candidates", "gate", counts["sample"] * snakemake.params.candidates, given["gate_drops"], counts["candidates"]),
-            ("candidates", "curate", counts["candidates"], given["curation_drops"], counts["curated"]),
-            ("backward", "train", counts["train"], given["backward_drops"], counts["train"] - counts["backward_drops"]),
-            ("forward", "train", counts["mixed"], given["forward_drops"], counts["mixed"] - counts["forward_drops"]),
+            ("seed", "read pairs", seed_pairs + counts["seed_drops"], drops["seed_drops"], seed_pairs),
+            ("documents", "read corpus", corpus["rows"], by_stage["read"], corpus["rows"] - corpus["unread"]),
+            ("corpus", "cut and filter", corpus["pieces"], by_stage["segment"], corpus["segments"]),
+            ("corpus", "deduplicate", corpus["segments"], by_stage["deduplicate"], counts["segments"]),
+            ("corpus", "sample", counts["segments"], drops["sample_drops"], counts["sample"]),
+            ("candidates", "gate", counts["sample"] * snakemake.params.candidates, drops["gate_drops"], counts["candidates"]),
+            ("candidates", "curate", counts["candidates"], drops["curation_drops"], counts["curated"]),
+            ("backward", "train", counts["train"], drops["backward_drops"], counts["train"] - counts["backward_drops"]),
+            ("forward", "train", counts["mixed"], drops["forward_drops"], counts["mixed"] - counts["forward_drops"]),
         ]
     )
     logs.logger.info("\n%s", table.to_string(index=False))
-    dropped = [row for name, rows in given.items() if name.endswith("_drops") for row in rows]
-    statistics = funnel.signal_statistics(given["rated"], {row["id"] for row in given["curated"]}, (*records.SIGNALS, "combination"), snakemake.params.signal)
-    for frame, path in ((funnel.reasons(dropped), snakemake.output.reasons), (statistics.round(4), snakemake.output.signals), (table, snakemake.output.funnel)):
+    kept = {row["id"] for row in records.read(given.curated)}
+    statistics = funnel.signal_statistics(records.read(given.rated), kept, (*records.SIGNALS, "combination"), snakemake.params.signal)
+    reasons = funnel.reasons(sum(drops.values(), Counter()))
+    for frame, path in ((reasons, snakemake.output.reasons), (statistics.round(4), snakemake.output.signals), (table, snakemake.output.funnel)):
         with records.atomic(path) as temporary:
             frame.to_csv(temporary, sep="\t", index=False)

@@ -1,14 +1,23 @@
-from backtranslation import logs, models, records, segments
+from backtranslation import corpus, logs, models
 
 with logs.job(snakemake.log[0]):
-    rows = records.read(snakemake.input.segments)
-    tokenizer = models.load_tokenizer(models.folder_of(snakemake.input.manifest))
-    lengths = [len(ids) for ids in tokenizer([row["text"] for row in rows], add_special_tokens=False)["input_ids"]]
-    params = snakemake.params
-    kept, dropped = segments.sample(rows, lengths, params.token_quantiles, params.size, params.random_seed)
-    records.settle("sample", rows, kept, dropped)
-    if not kept:
-        raise ValueError(f"corpus.sample: no segment is left of {len(rows)}; widen corpus.token_quantiles")
-    logs.logger.info("sampled %d of %d", len(kept), len(rows))
-    records.write(dropped, records.DROPPED, snakemake.output.dropped)
-    records.write(kept, records.SEGMENTS, snakemake.output.sample)
+    params, token_counts = snakemake.params, None
+    if snakemake.input.get("manifest"):
+        tokenizer = models.load_tokenizer(models.folder_of(snakemake.input.manifest))
+
+        def token_counts(texts):
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    drawn = corpus.sample(
+        snakemake.input.segments,
+        params.size,
+        params.random_seed,
+        params.weights,
+        params.stratify,
+        token_counts,
+        params.tokens,
+        params.token_quantiles,
+        snakemake.output.sample,
+        snakemake.output.dropped,
+    )
+    logs.logger.info("drew %d segments", drawn)

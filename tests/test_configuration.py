@@ -35,7 +35,7 @@ def changed(key: str, value) -> dict:
         ("training.learning_rate", "2e-4", r"training\.learning_rate: '2e-4' is not of type 'number'; expected: a number above 0"),
         ("training.optimizer", "paged", r"training\.optimizer: 'paged' is not one of .*adamw, adamw_8bit"),
         ("training.checkpoint_steps", 0, r"training\.checkpoint_steps: .*steps between two checkpoints"),
-        ("forward.steps", 0.5, r"forward\.steps: .*number of optimiser steps or null"),
+        ("forward.steps", 0.5, r"forward\.steps: .*number of optimiser steps, paper or null"),
         ("precision.quantization", "nf8", r"precision\.quantization: .*none, nf4 or nf4_double"),
         ("training.batch_size", 0, r"training\.batch_size: .*expected: examples per step"),
         ("model.kind", "huggingface", r"model\.kind: 'huggingface' is not one of .*package, hub or path"),

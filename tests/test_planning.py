@@ -109,8 +109,8 @@ def test_local_rows_and_tokens_are_counted(tmp_path, tiny):
     jobs = {job.rule: job for job in plan.jobs}
     assert jobs["train_backward"].rows == 30 and jobs["train_backward"].steps == 8
     # A quarter of the 40 texts lies between the quartiles, fewer than were asked for.
-    assert jobs["write_instructions"].rows == jobs["rate_candidates"].rows == 10
-    assert jobs["train_forward"].rows == 30 + 5
+    assert jobs["write_instructions"].rows == jobs["rate_candidates 1"].rows == 10
+    assert (jobs["train_forward 0"].rows, jobs["train_forward 1"].rows) == (30, 30 + 5)
     from backtranslation import models
 
     tokenizer = models.load_tokenizer(tiny)
@@ -125,16 +125,16 @@ def test_hours_come_from_an_earlier_run(tmp_path, tiny):
     config = local(tmp_path, tiny)
     assert all(job.hours is None for job in planning.plan(config, tmp_path).jobs)
     results = tmp_path / "results" / "planned"
-    for name in ("backward/adapter", "logs/write_instructions", "logs/rate_candidates"):
+    for name in ("backward/adapter", "logs/write_instructions", "logs/rate_candidates/1"):
         (results / name).mkdir(parents=True)
     (results / "backward/adapter/training.json").write_text('{"tokens": 7200, "epochs": 1}')
     (results / "logs/train_backward.log").write_text("done in 9.0 s, 7.2 s of it in the model\n")
     (results / "logs/write_instructions/1-of-1.log").write_text("instructions: 5 of 5, 1 rows/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
-    (results / "logs/rate_candidates/1-of-1.log").write_text("signals: 15 of 15, 1 rows/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
+    (results / "logs/rate_candidates/1/1-of-1.log").write_text("signals: 15 of 15, 1 rows/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
     jobs = {job.rule: job for job in planning.plan(config, tmp_path).jobs}
     assert jobs["train_backward"].hours == pytest.approx(jobs["train_backward"].trained / 1000 / 3600)
     # 15 signals are five rows in 3.6 s, so the ten of this plan take 7.2 s.
-    assert jobs["rate_candidates"].hours == pytest.approx(0.002)
+    assert jobs["rate_candidates 1"].hours == pytest.approx(0.002)
     assert jobs["write_instructions"].hours >= 0.002
 
 

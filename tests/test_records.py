@@ -1,13 +1,14 @@
 """The contract: nothing half-written, nothing lost, every row in one place."""
 
 import json
+from collections import Counter
 
 import pyarrow as pa
 import pytest
 from conftest import pair, segment
 
 from backtranslation import records
-from backtranslation.funnel import funnel, reasons
+from backtranslation.funnel import funnel, reasons, reasons_of
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -66,15 +67,16 @@ def test_work_file_goes_on_after_a_torn_line(tmp_path):
     assert not again.path.exists()
 
 
-def test_funnel_adds_up_or_stops():
-    drops = [records.drop(segment(n), "gate", "echo") for n in range(2)]
-    table = funnel([("corpus", "sample", 10, [], 10), ("corpus", "gate", 10, drops, 8), ("seed", "read", 3, [], 3)])
+def test_funnel_adds_up_or_stops(tmp_path):
+    records.write([records.drop(segment(n), "gate", "echo") for n in range(2)], records.DROPPED, tmp_path / "dropped.parquet")
+    drops = reasons_of(str(tmp_path / "dropped.parquet"))
+    table = funnel([("corpus", "sample", 10, Counter(), 10), ("corpus", "gate", 10, drops, 8), ("seed", "read", 3, Counter(), 3)])
     assert table["reasons"].tolist() == ["", "echo 2", ""]
     assert reasons(drops).to_dict("records") == [{"stage": "gate", "reason": "echo", "rows": 2}]
     with pytest.raises(records.RecordError, match="corpus, gate: 10 rows in, but 2 dropped and 7 out"):
         funnel([("corpus", "gate", 10, drops, 7)])
     with pytest.raises(records.RecordError, match="9 rows in, but 10 came out of the stage before"):
-        funnel([("corpus", "sample", 10, [], 10), ("corpus", "gate", 9, drops, 7)])
+        funnel([("corpus", "sample", 10, Counter(), 10), ("corpus", "gate", 9, drops, 7)])
 
 
 def test_ledger_survives_lone_surrogates(tmp_path):

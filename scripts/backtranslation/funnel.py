@@ -4,10 +4,21 @@ from collections import Counter
 
 import pandas as pd
 
-from backtranslation.records import RecordError, Row
+from backtranslation.records import RecordError, Row, batches
+
+Reasons = Counter[tuple[str, str]]
+"""Dropped rows per (stage, reason)."""
 
 
-def funnel(stages: list[tuple[str, str, int, list[Row], int]]) -> pd.DataFrame:
+def reasons_of(path: str) -> Reasons:
+    """Counts of a ledger file, which is never in memory as a whole."""
+    found: Reasons = Counter()
+    for batch in batches(path, ["stage", "reason"], 100_000):
+        found.update(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    return found
+
+
+def funnel(stages: list[tuple[str, str, int, Reasons, int]]) -> pd.DataFrame:
     """The funnel table from `(track, stage, rows in, dropped rows, rows out)`, in order.
 
     Columns: track (`seed` or `corpus`), stage, rows_in, dropped, rows_out, reasons (text).
@@ -18,30 +29,28 @@ def funnel(stages: list[tuple[str, str, int, list[Row], int]]) -> pd.DataFrame:
     lines = []
     arriving: dict[str, int] = {}
     for track, stage, rows_in, dropped, rows_out in stages:
-        if rows_in != len(dropped) + rows_out:
-            raise RecordError(f"{track}, {stage}: {rows_in} rows in, but {len(dropped)} dropped and {rows_out} out")
+        if rows_in != dropped.total() + rows_out:
+            raise RecordError(f"{track}, {stage}: {rows_in} rows in, but {dropped.total()} dropped and {rows_out} out")
         if arriving.get(track, rows_in) != rows_in:
             raise RecordError(f"{track}, {stage}: {rows_in} rows in, but {arriving[track]} came out of the stage before")
         arriving[track] = rows_out
-        counts = Counter(row["reason"] for row in dropped).most_common()
         lines.append(
             {
                 "track": track,
                 "stage": stage,
                 "rows_in": rows_in,
-                "dropped": len(dropped),
+                "dropped": dropped.total(),
                 "rows_out": rows_out,
-                "reasons": ", ".join(f"{reason} {count}" for reason, count in counts),
+                "reasons": ", ".join(f"{reason} {count}" for (_, reason), count in dropped.most_common()),
             }
         )
     return pd.DataFrame(lines)
 
 
-def reasons(dropped: list[Row]) -> pd.DataFrame:
+def reasons(dropped: Reasons) -> pd.DataFrame:
     """Rows per stage and reason code, in the order in which the stages come."""
-    counts = Counter((row["stage"], row["reason"]) for row in dropped)
-    order = list(dict.fromkeys(row["stage"] for row in dropped))
-    lines = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
+    order = list(dict.fromkeys(stage for stage, _ in dropped))
+    lines = sorted(dropped.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
     return pd.DataFrame([(*key, count) for key, count in lines], columns=["stage", "reason", "rows"])
 
 

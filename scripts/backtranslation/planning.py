@@ -17,6 +17,7 @@ import numpy as np
 from backtranslation import segments, sources
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
+from backtranslation.training import paper_steps
 
 GB = 1e9
 LOOKED_AT = 5000
@@ -129,25 +130,28 @@ def weight_bytes(shape: Shape, width: int, nf4: bool) -> float:
     return shape.linear_parameters * (0.5 + 1 / 64 + 4 / (64 * 256)) + shape.other_parameters * width
 
 
-def adapter_parameters(shape: Shape, lora: Row) -> int:
+def adapter_parameters(shape: Shape, lora: Row | None) -> int:
+    if lora is None:
+        return 0
     chosen = lora["target_modules"]
     return shape.layers * lora["rank"] * sum(
         into + out for name, (into, out) in shape.linears.items() if chosen == "all-linear" or name in chosen
     )
 
 
-def block_bytes(shape: Shape, width: int, lora: Row, gpu: bool) -> float:
+def block_bytes(shape: Shape, width: int, lora: Row | None, gpu: bool) -> float:
     """What one block keeps of one token for the backward pass.
 
     Norms keep a float32 copy of their input. An adapter keeps its input, of its own where it was cast or went
     through dropout, whose mask takes one byte on a GPU and is float32 elsewhere. Attention keeps q, k, v and its
     result, the gated layer its halves and their product.
     """
-    attention, own = shape.heads * shape.head_dim, width < 4 or lora["dropout"] > 0
+    dropout, rank = (lora["dropout"], lora["rank"]) if lora else (0, 0)
+    attention, own = shape.heads * shape.head_dim, width < 4 or dropout > 0
     inputs = 5 * shape.hidden + attention + shape.intermediate
     kept = inputs if own else 2 * shape.hidden + shape.intermediate
-    masks = inputs * (1 if gpu else 4) if lora["dropout"] else 0
-    kept += 5 * attention + 3 * shape.intermediate + 7 * lora["rank"]
+    masks = inputs * (1 if gpu else 4) if dropout else 0
+    kept += 5 * attention + 3 * shape.intermediate + 7 * rank
     return 8 * shape.hidden + width * kept + masks
 
 
@@ -168,8 +172,8 @@ def cache_bytes(shape: Shape, width: int) -> int:
 def training_memory(shape: Shape, width: int, settings: Row, nf4: bool, gpu: bool, tokens: int) -> dict[str, float]:
     """Terms of a training job on `tokens` tokens at once, of numbers `width` bytes wide (see `show` for their names)."""
     lora, adapter = settings["lora"], adapter_parameters(shape, settings["lora"])
-    # trl keeps the adapter of a quantised model in bfloat16; float16 needs a float32 one, for its gradients are scaled.
-    size = 2 if nf4 and not gpu else 4
+    # What is trained is float32, and its gradients; the optimiser keeps two more numbers of each.
+    trained = adapter if lora else shape.parameters
     block = block_bytes(shape, width, lora, gpu) * tokens
     # Gradients that are on the way through a block, and what it computes in passing.
     moving = tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
@@ -178,9 +182,9 @@ def training_memory(shape: Shape, width: int, settings: Row, nf4: bool, gpu: boo
     else:
         kept = shape.layers * block
     return {
-        "weights": weight_bytes(shape, width, nf4),
-        "adapter": 2 * adapter * size,
-        "optimizer": 2 * adapter * size,
+        "weights": weight_bytes(shape, width, nf4) if lora else 4.0 * shape.parameters,
+        "adapter": 8.0 * adapter if lora else 4.0 * shape.parameters,
+        "optimizer": trained * {"adamw_8bit": 2.0}.get(settings["optimizer"], 0.0 if settings["optimizer"].startswith("paged") else 8.0),
         "activations": kept + max(moving, logit_bytes(shape, width, tokens, gpu)),
         "cache": 0.0,
         "process": CUDA if gpu else PROCESS["train"],
@@ -242,13 +246,13 @@ class Counter:
 
 
 def _readable(source: Row, roles: dict[str, str]) -> Iterator[sources.Text]:
-    for _, text in itertools.islice(sources.texts(source, roles), LOOKED_AT):
+    for _, _, text in itertools.islice(sources.texts(source, roles), LOOKED_AT):
         if isinstance(text, sources.Text):
             yield text
 
 
-def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str]) -> Text:
-    """Rows of a source with their lengths; of a hub data set what is known of it, which goes to `notes`.
+def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str], filters: Row | None = None) -> Text:
+    """Rows of a source, cut and filtered where `filters` are given, with their lengths; of a hub data set what is known of it, which goes to `notes`.
 
     Raises SourceError when a local source cannot be read.
     """
@@ -262,12 +266,15 @@ def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str]) -
         )
         return Text(rows, [(ASSUMED_TOKENS["instruction"], ASSUMED_TOKENS["response"])])
     found = list(_readable(source, roles))
-    if "cut" in source:
+    if filters is not None:
+        # Languages are not looked at: that takes longer than all the rest.
+        settings = {**source, "language": None}
+        same: Row = {"source": "", "licence": None, "stratum": None, "source_number": 0, "settings": settings}
         documents = [
-            {"source": "", "row": n, "text": text.response, "true_instruction": text.instruction, "settings": {**source, "language": None}}
-            for n, text in enumerate(found)
+            {**same, "row": n, "text": text.response, "true_instruction": text.instruction} for n, text in enumerate(found)
         ]
-        found = [sources.Text(row["true_instruction"], row["text"]) for row in segments.segment(documents)[1]]
+        kept = segments.segment(documents, {**filters, **(source.get("filters") or {}), "licences": None})[1]
+        found = [sources.Text(row["true_instruction"], row["text"]) for row in kept]
     lengths = [(count(text.instruction), count(text.response)) for text in found]
     if len(found) >= LOOKED_AT:
         notes.append(f"{sources.name_of(source)}: the first {LOOKED_AT} rows were looked at; there may be more")
@@ -327,8 +334,10 @@ def shape_of(model: Row, root: Path) -> tuple[Shape, Path | None]:
     )
 
 
-def steps_of(examples: int, training: Row, epochs: float) -> int:
+def steps_of(examples: int, training: Row, epochs: float, steps: int | str | None = None) -> int:
     """Optimiser steps, as the trainer counts them."""
+    if steps:
+        return paper_steps(examples) if steps == "paper" else int(steps)
     batches = math.ceil(examples / training["batch_size"])
     return math.ceil(epochs * max(1, math.ceil(batches / training["gradient_accumulation"])))
 
@@ -367,22 +376,26 @@ def _width(dtype: str, gpu: bool) -> int:
 def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     """Rows and tokens of every rule that holds a model."""
     seed = [look(source, sources.SEED_ROLES, count, notes) for source in config["seed"]["sources"]]
-    corpus = [look(source, sources.CORPUS_ROLES, count, notes) for source in config["corpus"]["sources"]]
+    corpus = [look(source, sources.CORPUS_ROLES, count, notes, config["corpus"]["filters"]) for source in config["corpus"]["sources"]]
     training, generation, judge = config["training"], config["generation"], config["judge"]
     pairs, available = sum(text.rows for text in seed), sum(text.rows for text in corpus)
     heldout = round(pairs * config["seed"]["heldout"])
     asked, answered = np.array([length for text in seed for length in text.lengths]).mean(0)
     lengths = np.array([response for text in corpus for _, response in text.lengths])
-    low, high = np.quantile(lengths, config["corpus"]["token_quantiles"])
+    low, high = np.quantile(lengths, config["corpus"]["token_quantiles"] or [0, 1])
+    least, most = config["corpus"]["tokens"] or (0, math.inf)
+    low, high = max(low, least), min(high, most)
     drawn = lengths[(low <= lengths) & (lengths <= high)]
-    notes.append(f"{available} segments in the corpus, {low:.0f} to {high:.0f} tokens between the quantiles")
-    between = available * len(drawn) / len(lengths)
-    sample = min(config["corpus"]["sample"], math.ceil(between))
+    if not len(drawn):
+        raise PlanError("corpus: no segment has as many tokens as corpus.tokens and corpus.token_quantiles ask for")
+    notes.append(f"{available} segments in the corpus, those of {low:.0f} to {high:.0f} tokens are drawn from")
+    between, size = math.ceil(available * len(drawn) / len(lengths)), config["corpus"]["sample"]
+    sample = round(size * between) if isinstance(size, float) else min(size, between)
     text, question = drawn.mean(), count(fill(config["backward"]["prompt"], response=""))
     rubric = count(Path(judge["rubric"]).read_text(encoding="utf-8"))
     candidates = sample * generation["candidates"]
 
-    def rated(rows: int, instruction: float, response: float) -> tuple[float, float]:
+    def rated(rows: int, instruction: float, response: float, iteration: int) -> tuple[float, float]:
         """Tokens read and written for the signals of `rows` pairs; what all rating prompts begin with is read once."""
         generated = judge["generated"]["samples"] if "rating_generated" in judge["signals"] else 0
         each = {
@@ -391,12 +404,15 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
             "instruction_gain": instruction + 2 * response,
             "backward_gain": response + 2 * question + 2 * instruction,
         }
-        read = sum(each[name] for name in judge["signals"])
+        # The backward model's signals are taken over from the first iteration.
+        read = sum(each[name] for name in judge["signals"] if iteration == 1 or name != "backward_gain")
         return rows * read, rows * generated * judge["generated"]["max_new_tokens"]
 
     def trained(rule: str, stage: str, examples: int, tokens: float, held: float) -> Job:
         epochs = config[stage]["epochs"]
-        steps = steps_of(examples, training, epochs)
+        steps = steps_of(examples, training, epochs, config[stage]["steps"])
+        if config[stage]["steps"]:
+            epochs = steps * training["batch_size"] * training["gradient_accumulation"] / examples
         return Job(rule, examples, trained=epochs * tokens, read=(math.ceil(epochs) + 1) * heldout * held, steps=steps)
 
     backward, forward = asked + answered + question, asked + answered
@@ -407,20 +423,25 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
         notes.append("all candidates are taken to be kept, since a threshold is only known to bind after the rating")
     audited = 7 * min(config["audit"]["pairs"], heldout)
     train = pairs - heldout
-    read, written = rated(audited, asked, answered)
+    # The share of the seed pairs in the mixture, where one is asked for.
+    share = config["forward"]["seed_share"]
+    seeds = train if share is None else max(1, round(kept * share / (1 - share)))
     jobs = [
         trained("train_backward", "backward", train, train * backward, backward),
-        Job("audit_judge", audited, read=read, written=written),
+        trained("train_forward 0", "forward", train, train * forward, forward),
         Job("write_instructions", candidates, read=sample * (text + question), written=candidates * asked),
     ]
-    read, written = rated(candidates, asked, text)
+    for t in range(1, config["curation"]["iterations"] + 1):
+        for rule, rows, said in (("audit_judge", audited, answered), ("rate_candidates", candidates, text)):
+            read, written = rated(rows, asked, said, t)
+            jobs.append(Job(f"{rule} {t}", rows, read=read, written=written))
+        jobs.append(trained(f"train_forward {t}", "forward", seeds + kept, seeds * forward + kept * (asked + text), forward))
     jobs += [
-        Job("rate_candidates", candidates, read=read, written=written),
-        trained("train_forward", "forward", train + kept, train * forward + kept * (asked + text), forward),
+        Job("evaluate_forward", heldout, read=(config["curation"]["iterations"] + 1) * heldout * forward),
         Job(
             "evaluate",
             heldout,
-            read=2 * heldout * (backward + forward),
+            read=heldout * (2 * backward + forward),
             written=2 * 128 * min(config["report"]["examples"], heldout),
         ),
     ]
@@ -431,7 +452,7 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
 
 
 def _memory(job: Job, config: Row, shape: Shape, width: int, gpu: bool) -> dict[str, float]:
-    nf4, training = config["precision"]["quantization"] == "nf4", config["training"]
+    nf4, training = config["precision"]["quantization"] != "none", config["training"]
     if job.steps:
         # The worst case: a batch of examples as long as they may be.
         return training_memory(shape, width, training, nf4, gpu, training["batch_size"] * training["max_tokens"])
@@ -494,9 +515,9 @@ def _rates(config: Row, jobs: list[Job], root: Path, notes: list[str]) -> dict[s
     if (seconds := _model_seconds(results / "logs" / "train_backward.log")) and adapter.is_file():
         said = read_json(adapter)
         found["train"] = said["tokens"] * said["epochs"] / seconds
-    for kind, rule in (("write", "write_instructions"), ("read", "rate_candidates")):
+    for kind, rule in (("write", "write_instructions"), ("read", "rate_candidates 1")):
         job = next(job for job in jobs if job.rule == rule)
-        logs = sorted((results / "logs" / rule).glob("*.log"))
+        logs = sorted((results / "logs" / rule.replace(" ", "/")).glob("*.log"))
         spent = [_model_seconds(log) for log in logs]
         if logs and all(spent):
             # Rows of that run, at this plan's tokens a row.

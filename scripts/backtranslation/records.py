@@ -22,6 +22,12 @@ PAIRS = pa.schema([*_ORIGIN, ("instruction", pa.string()), ("response", pa.strin
 SEGMENTS = pa.schema([*_ORIGIN, ("part", pa.int64()), ("text", pa.string()), ("true_instruction", pa.string())])
 """Unlabelled text; `part` counts the pieces cut from one source row, `true_instruction` is null where unknown."""
 
+CORPUS = pa.schema([*SEGMENTS, ("source_number", pa.int64()), ("stratum", pa.string())])
+"""Segments as they are drawn from: the place of their source in the configuration, and the value to stratify by."""
+
+PIECES = pa.schema([*CORPUS, ("key", pa.uint64()), ("signature", pa.binary(128))])
+"""Segments before deduplication: `key` is equal for equal text, `signature` alike for alike texts (see `dedup`)."""
+
 EXAMPLES = pa.schema(
     [(name, pa.string()) for name in ("id", "origin", "system", "prompt", "completion")]
 )
@@ -159,6 +165,36 @@ def read(path: str | Path) -> list[Row]:
         return pq.read_table(path).to_pylist()
     except pa.ArrowInvalid as error:
         raise RecordError(f"{path}: not a whole parquet file ({error}); delete it and run again") from error
+
+
+@contextmanager
+def writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A parquet file that is written block by block, for what need not fit into memory; whole or not there at all."""
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as stream:
+        yield stream
+
+
+def write_block(rows: list[Row], schema: pa.Schema, stream: pq.ParquetWriter) -> None:
+    """Append rows, if there are any, as one block."""
+    if rows:
+        stream.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def batches(path: str | Path, columns: list[str] | None = None, size: int = 5000) -> Iterator[pa.RecordBatch]:
+    """The rows of a parquet file, at most `size` at a time.
+
+    Raises RecordError naming the file when it is not a whole parquet file.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(size, columns=columns)
+    except pa.ArrowInvalid as error:
+        raise RecordError(f"{path}: not a whole parquet file ({error}); delete it and run again") from error
+
+
+def count(path: str | Path) -> int:
+    """Number of rows of a parquet file, from its last bytes alone."""
+    return pq.read_metadata(path).num_rows
 
 
 def blocks(rows: list[Row], size: int = 1000) -> Iterator[list[Row]]:

@@ -2,27 +2,22 @@
 
 A source is one mapping from the configuration (see `config/schema.yaml`): where the rows are
 (`path`, `hub` or `python`), the `layout` of a row, and the column mapping. Seed pairs are the user's
-own careful work, so damage there is an error; a corpus is expected to be dirty, so a damaged row
-goes to the ledger.
+own careful work, so damage there is an error; a corpus is expected to be dirty, so a damaged row or
+file goes to the ledger.
 """
 
-import csv
 import itertools
-import json
+import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backtranslation import segments
-from backtranslation.records import Row, drop, row_id
-
-MAX_ROW_BYTES = 10_000_000
-"""A longer row is damage, not text; it is never loaded whole."""
-
-TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", *TEXT_SUFFIXES)
+from backtranslation import extraction, readers, segments
+from backtranslation.logs import logger
+from backtranslation.readers import Problem
+from backtranslation.records import Row, drop, fingerprint, row_id, writer
 
 # Turns follow each other without a line break: "### Human: Why?### Assistant: Because."
 _GUANACO_TURN = re.compile(r"### (Human|Assistant):[ \t]*")
@@ -33,23 +28,17 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why one row cannot be used: a reason code and a sentence."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class Text:
-    """What a row says: a response, with its instruction where the source has one."""
+    """What a row says: a response, with its instruction, licence and stratum where the source has them."""
 
     instruction: str | None
     response: str
+    licence: str | None = None
+    stratum: str | None = None
 
 
 def name_of(source: Row) -> str:
-    """The name a source has in ids, logs and the ledger."""
+    """The name a source has in messages and logs."""
     if "path" in source:
         return str(source["path"])
     if "hub" in source:
@@ -57,136 +46,90 @@ def name_of(source: Row) -> str:
     return f"python:{source['python']}"
 
 
+HUB_KEYS = ("hub", "revision", "subset", "split", "rows")
+"""What tells one hub data set from another."""
+
+
+def data_key(source: Row) -> str:
+    """Folder name of a hub data set: readable, and different for whatever makes the rows differ."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", source["hub"]).strip("-")
+    return f"{readable}-{fingerprint([source.get(key) for key in HUB_KEYS])[:8]}"
+
+
+def data_path(source: Row) -> Path:
+    """Where the rows of a hub data set lie once `fetch` has brought them."""
+    return Path("resources", "data", data_key(source), "rows.parquet")
+
+
 def files_of(source: Row) -> list[Path]:
-    """The files of a `path` source: itself, or every text file below the folder, sorted.
+    """The files of a source, sorted: of a path, a pattern such as `pages/**/*.html`, or everything known below a folder.
+
+    Links to folders are not followed, so a loop of them ends. A hub data set is the file that `fetch` makes of it,
+    and Python's manual has no file.
 
     Raises SourceError when nothing is there or the kind of file is unknown.
     """
+    if "hub" in source:
+        return [data_path(source)]
+    if "python" in source:
+        return []
     path = Path(source["path"])
+    known = ", ".join(readers.SUFFIXES)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
-        if not files:
-            raise SourceError(f"{path}: this folder holds no text file ({', '.join(TEXT_SUFFIXES)})")
-        return files
+        below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names if readers.kind_of(name))
+        if files := sorted(file for file in below if file.is_file()):
+            return files
+        raise SourceError(f"{path}: this folder holds no file of a known kind ({known})")
+    if "*" in str(path) and not path.exists():
+        # What comes before the first star is where to look.
+        fixed = len(list(itertools.takewhile(lambda step: "*" not in step, path.parts)))
+        folder, pattern = Path(*path.parts[:fixed]), str(Path(*path.parts[fixed:]))
+        if files := sorted(file for file in folder.glob(pattern) if file.is_file()):
+            unknown = next((file for file in files if not readers.kind_of(file)), None)
+            if unknown:
+                raise SourceError(f"{path}: {unknown} is of an unknown kind; expected one of {known}")
+            return files
+        raise SourceError(f"{path}: no file matches this pattern")
     if not path.is_file():
         raise SourceError(f"{path}: no such file or folder")
-    if path.suffix.lower() not in SUFFIXES:
-        raise SourceError(f"{path}: unknown kind of file; expected one of {', '.join(SUFFIXES)}, or a folder of texts")
+    if not readers.kind_of(path):
+        raise SourceError(f"{path}: unknown kind of file; expected one of {known}, or a folder of such files")
     return [path]
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with open(path, "rb") as stream:
-        number = 0
-        while line := stream.readline(MAX_ROW_BYTES + 1):
-            number += 1
-            if len(line) > MAX_ROW_BYTES:
-                while line and not line.endswith(b"\n"):
-                    line = stream.readline(MAX_ROW_BYTES)
-                yield number, Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
-            elif line.strip():
-                yield number, _parse_json(line)
+def parts(sources: list[Row], part_mb: float) -> list[list[tuple[int, Row, list[str]]]]:
+    """The corpus in parts of at most about `part_mb` megabytes, each a job of its own.
+
+    A part lists (place of the source in `sources`, the source, its files), in the order of the corpus; a file is
+    never divided.
+    """
+    found: list[list[tuple[int, Row, list[str]]]] = []
+    room = 0.0
+    for place, source in enumerate(sources):
+        files: list[str | None] = [str(file) for file in files_of(source)] if "python" not in source else [None]
+        for file in files:
+            # A hub data set may not be there yet, and is a part of its own before and after.
+            size = part_mb if "hub" in source else Path(file).stat().st_size / 1e6 if file else 0.0
+            if not found or size > room:
+                found.append([])
+                room = part_mb
+            room -= size
+            if not found[-1] or found[-1][-1][0] != place:
+                found[-1].append((place, source, []))
+            if file:
+                found[-1][-1][2].append(file)
+    return found
 
 
-def _parse_json(line: bytes) -> Any:
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return Problem("invalid_utf8", f"invalid UTF-8 at byte {error.start + 1}")
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Problem("invalid_json", f"not valid JSON: {error}")
-
-
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    rows = _parse_json(path.read_bytes())
-    if isinstance(rows, Problem):
-        raise SourceError(f"{path}: {rows.detail}")
-    if not isinstance(rows, list):
-        raise SourceError(f"{path}: expected a JSON list of objects, found {type(rows).__name__}")
-    yield from enumerate(rows, start=1)
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    csv.field_size_limit(MAX_ROW_BYTES)
-    # Undecodable bytes survive as lone surrogates, so that one bad row does not end the file.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.DictReader(stream)
-        number = 0
-        while True:
-            number += 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield number, Problem("invalid_csv", f"not valid CSV: {error}")
-                continue
-            if None in row or None in row.values():
-                yield number, Problem("invalid_csv", f"{len(reader.fieldnames or [])} columns expected in this row")
-            elif any(re.search("[\udc80-\udcff]", value) for value in row.values()):
-                yield number, Problem("invalid_utf8", "invalid UTF-8")
-            else:
-                yield number, row
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pa.ArrowException as error:
-        raise SourceError(f"{path}: row {number + 1}: not readable as parquet ({error})") from error
-
-
-def _text_files(source: Row) -> Iterator[tuple[int, Any]]:
-    for number, path in enumerate(files_of(source), start=1):
-        if path.stat().st_size > MAX_ROW_BYTES:
-            yield number, Problem("row_too_long", f"{path}: longer than {MAX_ROW_BYTES} bytes")
-            continue
-        try:
-            yield number, {"text": path.read_text(encoding="utf-8-sig")}
-        except UnicodeDecodeError as error:
-            yield number, Problem("invalid_utf8", f"{path}: invalid UTF-8 at byte {error.start + 1}")
-
-
-def _hub(source: Row) -> Iterator[tuple[int, Any]]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(source["hub"], revision=source["revision"], split=source["split"])
-    except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
-        raise SourceError(
-            f"hub:{source['hub']}: could not be loaded ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            f"If it is gated, accept its terms at https://huggingface.co/datasets/{source['hub']} and set HF_TOKEN."
-        ) from error
-    yield from enumerate(rows, start=1)
-
-
-def _raw_rows(source: Row) -> Iterator[tuple[int, Any]]:
-    """(row number from 1, what stands there) for any source."""
-    if "hub" in source:
-        return _hub(source)
+def _raw_rows(source: Row, files: Iterable[Path | str], columns: list[str]) -> readers.Rows:
+    """(name, row number from 1, what stands there) of a source, or of some of its files."""
     if "python" in source:
-        texts = segments.python_topics() if source["python"] == "topics" else segments.python_docstrings()
-        return ((number, {"text": text}) for number, (_, text) in enumerate(texts, start=1))
-    path = Path(source["path"])
-    files_of(source)
-    if path.is_dir() or path.suffix.lower() in TEXT_SUFFIXES:
-        return _text_files(source)
-    readers: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
-        ".jsonl": _jsonl,
-        ".json": _json,
-        ".csv": _csv,
-        ".parquet": _parquet,
-    }
-    return readers[path.suffix.lower()](path)
+        manual = segments.python_topics() if source["python"] == "topics" else segments.python_docstrings()
+        for number, (_, text) in enumerate(manual, start=1):
+            yield name_of(source), number, {"text": text}
+    for file in files:
+        for name, number, row in readers.rows(Path(file), columns):
+            yield (name_of(source) if "hub" in source else name), number, row
 
 
 def pick(record: Any, column: str) -> Any:
@@ -221,9 +164,20 @@ def _string(record: Any, column: str) -> str | Problem:
     return value
 
 
+def _extra(record: Any, column: str | None) -> str | None:
+    """What stands in a column that may be of any type, or lacking."""
+    try:
+        value = pick(record, column) if column else None
+    except KeyError:
+        return None
+    return None if value is None else str(value).encode("utf-8", "replace").decode()
+
+
 def _from_columns(record: Any, columns: dict[str, str]) -> Text | Problem:
     found: dict[str, str] = {}
     for role, column in columns.items():
+        if role in ("licence", "stratum"):
+            continue
         value = _string(record, column)
         if isinstance(value, Problem):
             return value
@@ -280,39 +234,64 @@ LAYOUTS: dict[str, Callable[[Any, dict[str, str]], Text | Problem]] = {
 }
 
 
-def texts(source: Row, roles: dict[str, str]) -> Iterator[tuple[int, Text | Problem]]:
-    """(row number, text or problem) of a source; `roles` are the default columns.
+def _unmarked(text: Text) -> Text | Problem:
+    """A row whose text is HTML, as Markdown."""
+    try:
+        response = extraction.markdown(text.response)
+    except extraction.PageError as error:
+        return Problem(*str(error).split(": ", 1))
+    return replace(text, response=response) if response else Problem("no_text", "nothing but navigation and boilerplate")
 
-    Raises SourceError when the source holds no row at all, or lacks a mapped column altogether.
+
+def texts(source: Row, roles: dict[str, str], files: Iterable[Path | str] | None = None) -> Iterator[tuple[str, int, Text | Problem]]:
+    """(name, row number, text or problem) of a source, or of some of its files; `roles` are the default columns.
+
+    Raises SourceError when a whole source holds no row at all, or lacks a mapped column altogether.
     """
-    columns = source.get("columns") or roles
+    columns = columns_of(source, roles)
     empty, missing = True, None
-    for number, record in _raw_rows(source):
+    for name, number, record in _raw_rows(source, files_of(source) if files is None else files, list(columns.values())):
         text = record if isinstance(record, Problem) else LAYOUTS[source["layout"]](record, columns)
-        if empty and isinstance(text, Problem) and text.reason == "missing_field":
-            missing = missing or f"{name_of(source)}: row {number}: {text.detail}"
+        if isinstance(text, Text):
+            text = replace(text, licence=_extra(record, columns.get("licence")), stratum=_extra(record, columns.get("stratum")))
+            if source.get("format") == "html":
+                text = _unmarked(text)
+        if isinstance(text, Problem) and text.reason == "missing_field":
+            missing = missing or f"{name}: row {number}: {text.detail}"
         else:
+            missing = missing if empty else None
             empty = False
-        yield number, text
-    if missing and empty:
-        raise SourceError(missing)
-    if empty:
-        raise SourceError(f"{name_of(source)}: holds no rows")
+        yield name, number, text
+    if files is None and empty:
+        raise SourceError(missing or f"{name_of(source)}: holds no rows")
+
+
+def columns_of(source: Row, roles: dict[str, str]) -> dict[str, str]:
+    """The columns that a source is read by: those mapped, and the layout's own."""
+    mapped = source.get("columns") or {}
+    if source["layout"] == "columns":
+        return mapped if {"text", "response"} & set(mapped) else {**roles, **mapped}
+    return {"guanaco": {"text": "text"}, "lima": {"conversations": "conversations"}}[source["layout"]] | mapped
 
 
 def check(source: Row, roles: dict[str, str]) -> None:
     """Look at a source before any job starts: files exist, the first row has the mapped columns.
 
-    Raises SourceError. Hub data sets are looked at when they are downloaded.
+    Raises SourceError. Hub data sets are looked at when they are fetched.
     """
     if "path" not in source:
         return
-    if "response" in roles and "instruction" not in (source.get("columns") or roles) and source["layout"] == "columns":
+    if "response" in roles and "instruction" not in columns_of(source, roles) and source["layout"] == "columns":
         raise SourceError(f"{name_of(source)}: a seed source needs the columns instruction and response")
-    for _, text in texts(source, roles):
-        if isinstance(text, Problem) and text.reason == "missing_field":
-            raise SourceError(f"{name_of(source)}: row 1: {text.detail}")
-        return
+    files = files_of(source)
+    columns = columns_of(source, roles)
+    for name, number, record in itertools.islice(_raw_rows(source, files[:1], list(columns.values())), 1):
+        text = record if isinstance(record, Problem) else LAYOUTS[source["layout"]](record, columns)
+        if isinstance(text, Problem) and (text.reason == "missing_field" or (text.reason == "unreadable" and len(files) == 1)):
+            raise SourceError(f"{name}: row {number}: {text.detail}")
+        for role in {"licence", "stratum"} & set(columns):
+            if isinstance(text, Text) and _extra(record, columns[role]) is None:
+                raise SourceError(f"{name}: row {number}: no field {columns[role]!r}; fields present: {', '.join(map(str, record))}")
 
 
 def _language_problem(source: Row, text: str) -> Problem | None:
@@ -323,6 +302,7 @@ def _language_problem(source: Row, text: str) -> Problem | None:
 
 SEED_ROLES = {"instruction": "instruction", "response": "response"}
 CORPUS_ROLES = {"text": "text"}
+PROMPT_ROLES = {"text": "instruction"}
 # What a careful seed set may still hold on purpose; every other problem is damage.
 _SEED_DROPS = {"multi_turn", "no_answer", "empty_field", "language"}
 
@@ -336,8 +316,7 @@ def read_seed(sources: list[Row]) -> tuple[list[Row], list[Row]]:
     dropped: list[Row] = []
     seen: dict[tuple[str, str], Row] = {}
     for source in sources:
-        name = name_of(source)
-        for number, text in texts(source, SEED_ROLES):
+        for name, number, text in texts(source, SEED_ROLES):
             row = {"id": row_id("seed", name, str(number)), "source": name, "row": number}
             if isinstance(text, Text):
                 both = f"{text.instruction}\n{text.response}"
@@ -356,31 +335,53 @@ def read_seed(sources: list[Row]) -> tuple[list[Row], list[Row]]:
     return kept, dropped
 
 
-def read_corpus(sources: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Documents for `segments.segment`, and the rows that could not be read.
+def read_corpus(source: Row, files: Iterable[Path | str] | None = None) -> Iterator[tuple[Row, Problem | None]]:
+    """The rows of one source of the corpus, or of some of its files, each with the problem that keeps it from use.
 
-    Raises SourceError when no row of a source is readable.
+    A row carries `source`, `row` and, where it can be used, `text`, `true_instruction`, `licence` and `stratum`.
     """
-    documents: list[Row] = []
-    dropped: list[Row] = []
-    for source in sources:
-        name = name_of(source)
-        before, last = len(documents), None
-        for number, text in texts(source, CORPUS_ROLES):
-            if isinstance(text, Problem):
-                row = {"id": row_id("corpus", name, str(number)), "source": name, "row": number}
-                dropped.append(drop(row, "read", text.reason, text.detail))
-                last = (number, text)
-            else:
-                documents.append(
-                    {
-                        "source": name,
-                        "row": number,
-                        "text": text.response,
-                        "true_instruction": text.instruction,
-                        "settings": source,
-                    }
-                )
-        if len(documents) == before and last:
-            raise SourceError(f"{name}: no row could be read; row {last[0]}: {last[1].detail}")
-    return documents, dropped
+    for name, number, text in texts(source, CORPUS_ROLES, files):
+        row: Row = {"source": name, "row": number}
+        problem = text if isinstance(text, Problem) else None
+        if isinstance(text, Text):
+            row |= {"true_instruction": text.instruction, "licence": text.licence, "stratum": text.stratum}
+            row["text"] = extraction.clean(text.response)
+            problem = None if row["text"] else Problem("no_text", "nothing but control characters")
+        if problem:
+            row["id"] = row_id("corpus", name, str(number))
+        yield row, problem
+
+
+def fetch(source: Row, path: Path) -> int:
+    """Write a hub data set to a parquet file, streamed, so that everything after needs no network; returns the number of rows.
+
+    Raises SourceError with what to do when it cannot be had.
+    """
+    import datasets
+    import pyarrow as pa
+
+    name, page = name_of(source), f"https://huggingface.co/datasets/{source['hub']}"
+    rows = 0
+    try:
+        stream = datasets.load_dataset(
+            source["hub"], source["subset"], revision=source["revision"], split=source["split"], streaming=True
+        )
+        if source.get("rows"):
+            stream = stream.take(source["rows"])
+        tables = stream.with_format("arrow").iter(batch_size=1000)
+        first = next(iter(tables), None)
+        if first is None:
+            raise SourceError(f"{name}: holds no rows")
+        with writer(path, first.schema) as out:
+            for table in itertools.chain([first], tables):
+                out.write_table(pa.table(table).cast(first.schema))
+                rows += table.num_rows
+                logger.info("%s: %d rows", name, rows)
+    except SourceError:
+        raise
+    except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
+        said = (str(error).splitlines() or [""])[0]
+        if "gated" in str(error).lower() or "401" in said or "403" in said:
+            raise SourceError(f"{name}: asks for a licence; accept it at {page} and set the variable HF_TOKEN") from error
+        raise SourceError(f"{name}: could not be loaded ({type(error).__name__}: {said}); its page is {page}") from error
+    return rows

@@ -1,0 +1,301 @@
+"""The rows of one file, of whatever kind, in bounded memory whatever the file holds.
+
+`rows` yields (name, number, row): the file, with the member for an archive; the row's number from 1; and what stands
+there, or the `Problem` with it. Nothing is unpacked to disk, and no row is ever longer than MAX_ROW_BYTES.
+"""
+
+import csv
+import io
+import json
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from backtranslation import extraction
+
+MAX_ROW_BYTES = 10_000_000
+"""A longer row is damage, not text; it is never loaded whole."""
+
+MAX_JSON_BYTES = 100_000_000
+"""A longer .json list is refused, since it can only be read whole; jsonl has no such limit."""
+
+# Text shrinks to a tenth, at best to a fiftieth of its size.
+_BOMB_RATIO, _BOMB_BYTES = 200, 100_000_000
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".text")
+HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+PAGE_SUFFIXES = (*TEXT_SUFFIXES, *HTML_SUFFIXES)
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+TABLE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+WARC_SUFFIXES = (".warc", ".wet")
+PACKED = (".gz", ".zst")
+SUFFIXES = (*TABLE_SUFFIXES, *WARC_SUFFIXES, *ARCHIVE_SUFFIXES, *PAGE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one row cannot be used: a reason code and a sentence."""
+
+    reason: str
+    detail: str
+
+
+class _Damaged(Exception):
+    """A file that cannot be read any further."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.problem = Problem(reason, detail)
+
+
+Rows = Iterator[tuple[str, int, Any]]
+
+
+def kind_of(path: str | PurePath) -> str:
+    """The suffix that says what a file holds, without that of its packing: `.jsonl` of `a.jsonl.gz`."""
+    name = str(path).lower().replace(".tgz", ".tar.gz")
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+class _Limited(io.RawIOBase):
+    """A stream that fails when it has given far more bytes than a file of `size` bytes can hold in text."""
+
+    def __init__(self, stream: BinaryIO, size: int):
+        self.stream, self.left = stream, max(_BOMB_BYTES, _BOMB_RATIO * size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self.stream.read(len(buffer))
+        except Exception as error:  # each kind of packing has errors of its own
+            raise _Damaged("unreadable", f"{type(error).__name__}: {error}") from error
+        self.left -= len(data)
+        if self.left < 0:
+            raise _Damaged("compression_bomb", f"holds more than {_BOMB_RATIO} times its size")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The unpacked bytes of a file; a packed file that is cut off is an error, not an end."""
+    import pyarrow as pa
+
+    packing = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    if packing:
+        with pa.input_stream(str(path), compression=packing) as stream:
+            yield io.BufferedReader(_Limited(stream, path.stat().st_size), 1 << 16)
+    else:
+        with open(path, "rb") as stream:
+            yield stream
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes | Problem]:
+    while line := stream.readline(MAX_ROW_BYTES + 1):
+        if len(line) <= MAX_ROW_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(1 << 20)
+        yield Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
+
+
+def _jsonl(path: Path, columns: list[str]) -> Rows:
+    with _opened(path) as stream:
+        for number, line in enumerate(_lines(stream), start=1):
+            if isinstance(line, Problem):
+                yield str(path), number, line
+            elif line.strip():
+                yield str(path), number, _parse_json(line)
+
+
+def _parse_json(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return Problem("invalid_utf8", f"invalid UTF-8 at byte {error.start + 1}")
+    except (ValueError, RecursionError) as error:
+        return Problem("invalid_json", f"not valid JSON: {error}")
+
+
+def _json(path: Path, columns: list[str]) -> Rows:
+    with _opened(path) as stream:
+        data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise _Damaged("row_too_long", f"longer than {MAX_JSON_BYTES} bytes; write it as jsonl")
+    found = _parse_json(data)
+    if isinstance(found, Problem):
+        raise _Damaged(found.reason, found.detail)
+    if not isinstance(found, list):
+        raise _Damaged("wrong_type", f"expected a JSON list of objects, found {type(found).__name__}")
+    for number, row in enumerate(found, start=1):
+        yield str(path), number, row
+
+
+def _csv(path: Path, columns: list[str]) -> Rows:
+    csv.field_size_limit(MAX_ROW_BYTES)
+    with _opened(path) as stream:
+        # Undecodable bytes survive as lone surrogates, so that one bad row does not end the file; a line that is
+        # too long stands for a field that is too long.
+        lines = (
+            "\0" * (MAX_ROW_BYTES + 1) + "\n" if isinstance(line, Problem) else line.decode("utf-8-sig", "surrogateescape")
+            for line in _lines(stream)
+        )
+        reader = csv.DictReader(lines)
+        number = 0
+        while True:
+            number += 1
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield str(path), number, Problem("invalid_csv", f"not valid CSV: {error}")
+                continue
+            if None in row or None in row.values():
+                yield str(path), number, Problem("invalid_csv", f"{len(reader.fieldnames or [])} columns expected in this row")
+            elif any(re.search("[\udc80-\udcff]", value) for value in row.values()):
+                yield str(path), number, Problem("invalid_utf8", "invalid UTF-8")
+            else:
+                yield str(path), number, row
+
+
+def _parquet(path: Path, columns: list[str]) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            # Only what is asked for; where a column is missing, all, so that the message can name them.
+            present = set(file.schema_arrow.names)
+            wanted = [column if column in present else column.split(".")[0] for column in columns]
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(256, [group], columns=wanted if set(wanted) <= present else None):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield str(path), number, row
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise _Damaged("unreadable", f"not readable as parquet ({error})") from error
+
+
+def _page(data: bytes, html: bool) -> Any:
+    """A row whose text is that of a page."""
+    if len(data) > MAX_ROW_BYTES:
+        return Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
+    try:
+        text = extraction.decode(data)
+        text = extraction.markdown(text) if html else text
+        return {"text": text} if text.strip() else Problem("no_text", "empty, or nothing but navigation and boilerplate")
+    except extraction.PageError as error:
+        reason, _, detail = str(error).partition(": ")
+        return Problem(reason, detail)
+
+
+def _text_file(path: Path, columns: list[str]) -> Rows:
+    with _opened(path) as stream:
+        yield str(path), 1, _page(stream.read(MAX_ROW_BYTES + 1), kind_of(path) in HTML_SUFFIXES)
+
+
+def _warc(path: Path, columns: list[str]) -> Rows:
+    """HTML answers of a WARC file, and the plain text of a WET file; unpacked by fastwarc, record by record."""
+    from fastwarc.warc import ArchiveIterator, WarcRecordType
+
+    number = 0
+    with open(path, "rb") as stream:
+        wanted = WarcRecordType.response | WarcRecordType.conversion
+        records = iter(ArchiveIterator(stream, record_types=wanted, auto_decode="all", strict_mode=False))
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise _Damaged("unreadable", f"record {number + 1}: {type(error).__name__}: {error}") from error
+            html = record.record_type == WarcRecordType.response
+            kind = (record.http_content_type or "") if html else "text/plain"
+            # Pictures and scripts are no rows.
+            if not kind.startswith(("text/html", "application/xhtml", "text/plain")):
+                continue
+            number += 1
+            data = bytearray()
+            while len(data) <= MAX_ROW_BYTES and (block := record.reader.read(1 << 16)):
+                data += block
+            yield str(path), number, _page(bytes(data), "html" in kind)
+
+
+def _member(path: Path, name: str, data: Callable[[], bytes]) -> Iterator[tuple[str, int, Any]]:
+    """The page in an archive, if it is one; its name is only shown, never used as a path."""
+    shown = f"{path}!{name}".encode("utf-8", "replace").decode()
+    inside = PurePosixPath(name.replace("\\", "/"))
+    if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", name):
+        yield shown, 1, Problem("unsafe_path", "the archive names a path outside of itself")
+    elif kind_of(name) in PAGE_SUFFIXES:
+        yield shown, 1, _page(data(), kind_of(name) in HTML_SUFFIXES)
+
+
+def _zip(path: Path, columns: list[str]) -> Rows:
+    left = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size)
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+
+            left -= min(info.file_size, MAX_ROW_BYTES)
+            if left < 0:
+                raise _Damaged("compression_bomb", f"holds more than {_BOMB_RATIO} times its size")
+            yield from _member(path, info.filename, partial(_inflated, archive, info))
+
+
+def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with archive.open(info) as stream:
+        return stream.read(MAX_ROW_BYTES + 1)
+
+
+def _tar(path: Path, columns: list[str]) -> Rows:
+    with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            # What was passed is of no more use; tarfile would keep it.
+            archive.members = []  # type: ignore[attr-defined]
+            if info.isfile():
+                member = cast(BinaryIO, archive.extractfile(info))
+                yield from _member(path, info.name, partial(member.read, MAX_ROW_BYTES + 1))
+
+
+_READERS: dict[str, Callable[[Path, list[str]], Rows]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".zip": _zip,
+    ".tar": _tar,
+    **dict.fromkeys(WARC_SUFFIXES, _warc),
+    **dict.fromkeys(PAGE_SUFFIXES, _text_file),
+}
+
+
+def rows(path: Path, columns: list[str]) -> Rows:
+    """(name, row number, row or Problem) of one file; what stops the reading is the last row, a Problem.
+
+    `columns` are the columns that will be used, so that others need not be read.
+    """
+    number, name = 0, str(path)
+    try:
+        for name, number, row in _READERS[kind_of(path)](path, columns):
+            yield name, number, row
+    except _Damaged as error:
+        yield str(path), number + 1, error.problem
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        yield str(path), number + 1, Problem("unreadable", said)

@@ -1,0 +1,210 @@
+"""Files of every kind, whole, packed, damaged and malicious: rows, or a problem with its reason; never a crash or a hang."""
+
+import gzip
+import io
+import json
+import tarfile
+import tracemalloc
+import zipfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastwarc.warc import WarcRecord, WarcRecordType
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backtranslation import extraction, readers
+from backtranslation.sources import files_of, parts
+
+PAGE = "<html><body><nav><a href=/>Home</a></nav><main><h1>Title</h1><p>A paragraph of the page, with its text.</p></main></body></html>"
+
+
+def texts(path) -> list:
+    return [row["text"] if isinstance(row, dict) else row.reason for _, _, row in readers.rows(path, ["text"])]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv.gz", "a.json.zst"])
+def test_packed_tables(tmp_path, name):
+    rows = [{"text": "one"}, {"text": "zwei µ"}]
+    plain = {
+        ".jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        ".json": json.dumps(rows),
+        ".csv": "text\none\nzwei µ\n",
+    }[readers.kind_of(name)].encode()
+    packed = gzip.compress(plain) if name.endswith(".gz") else bytes(pa.Codec("zstd").compress(plain)) if name.endswith(".zst") else plain
+    (tmp_path / name).write_bytes(packed)
+    assert texts(tmp_path / name) == ["one", "zwei µ"]
+    # Cut off in the middle: what was read stays, the rest is one problem.
+    if packed is not plain:
+        (tmp_path / name).write_bytes(packed[: len(packed) - 6])
+        assert texts(tmp_path / name)[-1] in ("unreadable", "invalid_json")
+
+
+def test_pages_of_a_warc_and_a_wet(tmp_path):
+    for name, kind, content in (("a.warc.gz", WarcRecordType.response, PAGE), ("a.warc.wet.gz", WarcRecordType.conversion, "Plain text.")):
+        record = WarcRecord()
+        record.init_headers(record_type=kind)
+        if kind == WarcRecordType.response:
+            record.headers["Content-Type"] = "application/http; msgtype=response"
+            record.is_http = True
+            record.set_bytes_content(f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(content)}\r\n\r\n{content}".encode())
+        else:
+            record.headers["Content-Type"] = "text/plain"
+            record.set_bytes_content(content.encode())
+        stream = io.BytesIO()
+        record.write(stream)
+        (tmp_path / name).write_bytes(gzip.compress(stream.getvalue()) + gzip.compress(stream.getvalue()))
+        found = texts(tmp_path / name)
+        assert found == (["# Title\n\nA paragraph of the page, with its text."] * 2 if "wet" not in name else ["Plain text."] * 2)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_archives_are_read_in_place_and_never_leave_it(tmp_path, kind):
+    path = tmp_path / f"pages.{kind}"
+    members = {"deep/a.html": PAGE, "../../evil.txt": "x", "/etc/evil.txt": "x", "b.txt": "Text.", "c.png": "x"}
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, text in members.items():
+                archive.writestr(name, text)
+    else:
+        with tarfile.open(path, "w:gz" if kind.endswith("gz") else "w") as archive:
+            for name, text in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text.encode()))
+            link = tarfile.TarInfo("link.txt")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(link)
+    before = sorted(tmp_path.rglob("*"))
+    assert texts(path) == ["# Title\n\nA paragraph of the page, with its text.", "unsafe_path", "unsafe_path", "Text."]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def bomb(path, name: str) -> None:
+    """600 MB of one letter."""
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(60):
+                archive.writestr(f"{number}.txt", "x" * 10_000_000)
+        return
+    with pa.output_stream(str(path), compression="gzip" if name.endswith("gz") else "zstd") as stream:
+        for _ in range(60):
+            stream.write(b"x" * 10_000_000)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.jsonl.gz", "a.csv.gz", "a.txt.zst", "a.json.gz"])
+def test_bombs_end_in_bounded_memory(tmp_path, name):
+    bomb(tmp_path / name, name)
+    tracemalloc.start()
+    found = texts(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[-1] in ("compression_bomb", "row_too_long") and peak < 400_000_000
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt", "a.html"])
+def test_one_endless_line_is_never_loaded_whole(tmp_path, name):
+    with open(tmp_path / name, "wb") as stream:
+        # Holes take no place on the disk and read as NUL bytes.
+        stream.truncate(1_000_000_000)
+    tracemalloc.start()
+    found = texts(tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found in (["row_too_long"], [], ["invalid_csv"]) and peak < 100_000_000
+
+
+def test_files_that_cannot_be_read_are_problems_with_their_path(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no parquet")
+    (tmp_path / "b.zip").write_bytes(b"PK no zip")
+    (tmp_path / "c.warc.gz").write_bytes(gzip.compress(b"WARC/1.0\r\nbroken"))
+    for path in files_of({"path": str(tmp_path)}):
+        found = list(readers.rows(path, ["text"]))
+        assert len(found) <= 1 and all(name == str(path) and row.reason == "unreadable" for name, _, row in found), path
+    ((name, number, problem),) = readers.rows(tmp_path / "vanished.txt", ["text"])
+    assert (name, number, problem.reason, problem.detail) == (str(tmp_path / "vanished.txt"), 1, "unreadable", "No such file or directory")
+
+
+def test_parquet_damaged_in_the_middle_keeps_the_rows_before(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"row {n} " + "x" * 50 for n in range(4000)]})
+    pq.write_table(table, path, row_group_size=1000, compression="none", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    # The lengths of the strings of the third row group.
+    at = data.find(b"row 2000 ") - 24
+    data[at : at + 4] = b"\xff" * 4
+    data[at + 20 : at + 24] = b"\xff" * 4
+    path.write_bytes(data)
+    found = texts(path)
+    assert found[:2000] == table.column("text").to_pylist()[:2000] and found[-1] == "unreadable"
+
+
+def test_links_in_a_loop_and_to_nowhere(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "loop").symlink_to(tmp_path)
+    (tmp_path / "self.txt").symlink_to(tmp_path / "self.txt")
+    (tmp_path / "in" / "a.txt").write_text("Text.")
+    assert [path.name for path in files_of({"path": str(tmp_path)})] == ["a.txt"]
+    assert [path.name for path in files_of({"path": str(tmp_path / "**" / "*.txt")})] == ["a.txt"]
+
+
+@pytest.mark.parametrize("tag", ["div", "b", "ul><li", "table><tr><td", "blockquote"])
+def test_html_nested_a_hundred_thousand_deep(tmp_path, tag):
+    (tmp_path / "a.html").write_text("<html><body>" + f"<{tag}>" * 100_000 + "text")
+    assert texts(tmp_path / "a.html") == ["too_deep"]
+
+
+def test_html_loses_menus_and_scripts_and_keeps_structure(tmp_path):
+    page = """<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><head><title>T</title><script>var x = 1;</script></head><body>
+    <ul class="docnav"><li><a href="p.html">Prev</a></li></ul><div class="toc"><a href="#a">1. First</a></div>
+    <div><h2><a id="first"/>1. First &amp; last</h2><div>One paragraph,<br/>in two lines.</div><div>Another.</div>
+    <ul><li><a href="x">Download the book</a></li><li><a href="y">All chapters of it</a></li></ul><pre># a comment &lt;here&gt;
+
+    code</pre><p>Things:</p><ul><li>The first of them is here.</li><li><p>The second has more.</p><ul><li>It lies deeper than the others.</li></ul></li></ul>
+    <table><tr><td>a</td><td>b</td></tr><tr><td>c</td><td>d</td></tr></table><p>The end of it.</p></div></body></html>"""
+    assert extraction.markdown(page) == (
+        "## 1. First & last\n\nOne paragraph,\nin two lines.\n\nAnother.\n\n```\n# a comment <here>\n\n    code\n```\n\n"
+        "Things:\n\n- The first of them is here.\n- The second has more.\n  - It lies deeper than the others.\n| a | b |\n| c | d |\n\nThe end of it."
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_are_found(encoding):
+    text = "Größe und Höhe: Die Prüfung war für alle schön. " * 5
+    assert extraction.clean(extraction.decode(text.encode(encoding))) == text.strip()
+
+
+def test_marks_of_writing_direction_stay_and_control_characters_go():
+    assert extraction.clean("a\0b\r\nשלום\u200f\x1b[0m") == "ab\nשלום\u200f[0m"
+
+
+@given(st.binary(max_size=300), st.sampled_from(["a.jsonl", "a.csv", "a.json", "a.parquet", "a.zip", "a.tar", "a.warc", "a.html", "a.txt", "a.jsonl.gz", "a.jsonl.zst"]))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_rows_or_problems(tmp_path_factory, data, name):
+    path = tmp_path_factory.mktemp("fuzz") / name
+    path.write_bytes(data)
+    for _, number, row in readers.rows(path, ["text"]):
+        assert number >= 1 and (not isinstance(row, readers.Problem) or row.reason)
+
+
+MARKUP = st.lists(st.sampled_from(["<p>", "</p>", "<div", ">", "<h2>", "</h1>", "<pre>", "</pre>", "<ul><li>", "</ul>", "<a href='", "&lt;", "&#0;", "\ud800", "<table><td>", "word ", "<!--", "-->", "<script>", "\u202e", "<br/>", "```\n", "# x\n"]), max_size=60)
+
+
+@given(MARKUP.map("".join))
+@settings(max_examples=300, deadline=None)
+def test_any_markup_gives_text(page):
+    text = extraction.markdown(page)
+    text.encode()
+    assert "<script" not in text
+
+
+def test_parts_keep_the_order_and_divide_no_file(tmp_path):
+    for name in "abcdef":
+        (tmp_path / f"{name}.txt").write_text("x" * 1000)
+    given_sources = [{"path": str(tmp_path)}, {"python": "topics"}, {"hub": "a/b", "revision": "c", "subset": None, "split": "train"}]
+    for part_mb in (0.0001, 0.0025, 1):
+        found = parts(given_sources, part_mb)
+        assert [file for part in found for _, _, files in part for file in files if file.endswith(".txt")] == [str(tmp_path / f"{n}.txt") for n in "abcdef"]
+        assert [place for part in found for place, _, _ in part if place] == [1, 2]
+    assert [len(parts(given_sources, part_mb)) for part_mb in (0.0001, 0.0025, 1)] == [7, 4, 2]
