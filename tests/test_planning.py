@@ -92,7 +92,10 @@ def test_steps_are_the_trainers(examples, batch, accumulation, epochs, steps):
 
 def local(folder, tiny):
     write_jsonl([pair(n) for n in range(1, 41)], folder / "seed.jsonl")
-    write_jsonl([{"text": f"A text with the number {n}. " * n} for n in range(1, 41)], folder / "corpus.jsonl")
+    # No two sentences alike, or the corpus' filters would drop the text.
+    words = [f"{chr(97 + k % 26)}{chr(97 + k // 26)}word" for k in range(200)]
+    texts = [". ".join(" ".join(words[k : k + 3]) for k in range(n)) + "." for n in range(1, 41)]
+    write_jsonl([{"text": text} for text in texts], folder / "corpus.jsonl")
     changes = {
         "name": "planned",
         "model": {"kind": "path", "name": str(tiny), "revision": None, "file": None, "sha256": None, "template": "auto"},
