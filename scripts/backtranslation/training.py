@@ -85,6 +85,8 @@ def train(
         raise TrainingError(f"nothing to train on: all {len(examples)} examples are over training.max_tokens")
     if settings["steps"] == "paper":
         settings = {**settings, "steps": paper_steps(len(rows))}
+    # Snakemake cuts a request for a GPU down to 0 where the user said that there is none.
+    processes = max(processes, 1)
     _check_machine(settings, processes)
     heldout_rows = encode(heldout, template, settings["max_tokens"])[0]
     tokens = sum(len(row["input_ids"]) for row in rows)
@@ -170,7 +172,9 @@ def newest_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint in `folder` that is whole; newer ones, half-written or damaged, are removed."""
     for checkpoint in _checkpoints(folder):
         try:
-            if read_json(checkpoint / "whole.json") == _sums(checkpoint):
+            sums = _sums(checkpoint)
+            # The parts, too: what another run removed and this one went on writing has its checksums.
+            if read_json(checkpoint / "whole.json") == sums and {"trainer_state.json", "optimizer.pt", "order.json"} <= set(sums):
                 return str(checkpoint)
         except (OSError, ValueError):
             pass
@@ -246,6 +250,9 @@ def fit(
         dataloader_pin_memory=models.device() == "cuda",
         ddp_find_unused_parameters=False,
     )
+
+    # Else trl would refuse a machine with several GPUs, all of which the Trainer takes at once.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
     def table(rows: list[Row]) -> Dataset:
         # The row's number at each of its tokens, which packing keeps beside them.
