@@ -50,6 +50,13 @@ def changed(key: str, value) -> dict:
         ("seed.heldout", 1.0, r"seed\.heldout: .*above 0 and below 1"),
         ("corpus.token_quantiles", [0.5], r"corpus\.token_quantiles: .*two numbers from 0 to 1"),
         ("corpus.sample", 0, r"corpus\.sample: .*number of segments"),
+        ("corpus.sample", 2.5, r"corpus\.sample: .*number of segments"),
+        ("corpus.filters.capital", 0.3, r"corpus\.filters: unknown key 'capital'; expected one of"),
+        ("corpus.sources.0.filters", {"symbols": 3}, r"corpus\.sources\.0\.filters\.symbols: .*a share from 0 to 1 or null"),
+        ("corpus.sources.0.weight", 0, r"corpus\.sources\.0\.weight: .*share of the sample"),
+        ("corpus.near_duplicates", 0.1, r"corpus\.near_duplicates: .*a likeness from 0\.3 to 1 or null"),
+        ("decontamination.words", 2, r"decontamination\.words: .*5 or more"),
+        ("decontamination.prompts", [{"hub": "a/b"}], r"decontamination\.prompts\.0: 'revision' is a dependency of 'hub'"),
         ("backward.prompt", "Write it.", r"backward\.prompt: .*\{response\}"),
         ("curation.keep.signal", "score", r"curation\.keep\.signal: .*one of judge\.signals, opening_gain, ending_logprob, instruction_logprob or combination"),
         ("curation.keep.value", 1.5, r"curation\.keep\.value: .*a share above 0 and at most 1"),
@@ -109,6 +116,9 @@ def test_shipped_configurations_are_valid(path):
         ("training: {lora: null}\nprecision: {quantization: nf4}", r"training\.lora: null trains all weights, and quantised ones cannot be trained"),
         ("training: {final_learning_rate: 0.9}", r"training\.final_learning_rate: 0\.9 is not below training\.learning_rate, 0\.001"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
+        ("corpus: {tokens: [900, 100]}", r"corpus\.tokens: 900 is not below 100"),
+        ("corpus: {sources: [{python: topics, weight: 2}, {python: docstrings}]}", r"corpus\.sources: give a weight to every source or to none"),
+        ("corpus: {sources: [{path: config/rubrics, columns: {text: text, stratum: topic}}]}", r"no field 'topic'; fields present: text"),
     ],
 )
 def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):

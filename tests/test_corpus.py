@@ -288,3 +288,57 @@ def test_killed_in_the_middle_and_run_again_gives_the_same_bytes(tmp_path, step)
             assert start(tmp_path / folder, name).wait() == 0
     for path in (*STEPS.values(), "dropped.parquet", "not_sampled.parquet", "parts/1.dropped.parquet"):
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes(), path
+
+
+def test_workflow_runs_a_job_per_part_and_only_the_changed_one_again(snakemake, tmp_path):
+    import yaml
+
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.jsonl").write_text("".join(json.dumps({"body": made(n)}) + "\n" for n in range(100 * number, 100 * number + 60)))
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "a.html").write_text(f"<html><body><h1>Rivers</h1><p>{made(999, 60)}</p></body></html>")
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"instruction": " ".join(made(101).split()[3:15])}) + "\n")
+    config = {
+        "name": "parts",
+        "corpus": {
+            "sources": [{"path": "in/*.jsonl", "columns": {"text": "body"}, "weight": 1}, {"path": "pages", "cut": True, "weight": 1}],
+            "part_mb": 0.03,
+            "token_quantiles": None,
+            "sample": 20,
+        },
+        "decontamination": {"prompts": [{"path": "eval.jsonl"}]},
+    }
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["results/parts/corpus/sample.parquet", "--cores", "2", "--configfile", "my.yaml"]
+    code, printed = snakemake(*arguments)
+    assert code == 0, printed
+    folder = tmp_path / "results" / "parts" / "corpus"
+    assert len(list((folder / "parts").glob("*.json"))) == 4 and "fetch_model" not in printed
+    sample, dropped = read(folder / "sample.parquet"), read(folder / "dropped.parquet")
+    assert len(sample) == 20 and [row["text"].split("\n")[0] for row in sample if row["source"].startswith("pages")] == ["# Rivers"]
+    assert [(row["source"], row["row"], row["reason"]) for row in dropped] == [("in/1.jsonl", 2, "contaminated")]
+    code, printed = snakemake(*arguments)
+    assert code == 0 and "Nothing to be done" in printed
+    with open(tmp_path / "in" / "1.jsonl", "a") as stream:
+        stream.write(json.dumps({"body": made(500)}) + "\n")
+    code, printed = snakemake(*arguments, "-n")
+    assert code == 0 and printed.count("Cutting part") == 1 and "Cutting part 2 of" in printed, printed
+
+
+def test_a_damaged_file_in_a_source_is_no_end_but_a_source_of_damage_is(snakemake, tmp_path):
+    import yaml
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text(made(1))
+    (tmp_path / "in" / "b.zip").write_bytes(b"no zip")
+    config = {"name": "bad", "corpus": {"sources": [{"path": "in"}], "token_quantiles": None, "sample": 1.0}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["results/bad/corpus/sample.parquet", "--cores", "1", "--configfile", "my.yaml"]
+    code, printed = snakemake(*arguments)
+    assert code == 0, printed
+    dropped = read(tmp_path / "results" / "bad" / "corpus" / "dropped.parquet")
+    assert [(row["source"], row["reason"]) for row in dropped] == [("in/b.zip", "unreadable")]
+    (tmp_path / "in" / "a.txt").write_bytes(b"\0" * 500)
+    code, printed = snakemake(*arguments)
+    assert code != 0 and re.search(r"^ERROR: in: no row could be read; in/a\.txt: more control characters", printed, re.MULTILINE), printed

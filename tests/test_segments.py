@@ -44,6 +44,81 @@ def test_reasons_of_dropped_segments():
     assert {row["row"]: row["reason"] for row in dropped} == {1: "too_short", 3: "language", 4: "too_long"}
 
 
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("# 1.2.3\n\nA text of some kind, which is whole.", "empty_header"),
+        ("## ALL IN CAPITALS\n\nA text of some kind, which is whole.", "uppercase_header"),
+        ("# LDAP\n\nA text of some kind, which is whole.", None),
+        ("See also\n========\n\nA text of some kind, which is whole.", "navigation_header"),
+        ("# 4.2. Links\n\nA text of some kind, which is whole.", None),
+        ("THIS IS SHOUTED and the rest is NOT SO MUCH.", "capitals"),
+        ("ЭТО КРИК и больше НИЧЕГО НЕТ.", "capitals"),
+        ("{a} = [b] | <c> / {d} == [e] && <f> ## @@ $$ %%.", "symbols"),
+        ("- one of them\n- two of them\n- three of them", "bullets"),
+        ("The cat sat on the mat today. " * 4, "repetitive"),
+        ("One line is here with words of its own. Another line is there, with other words in it.", None),
+        ("It ends in the middle of the", "unfinished"),
+        ("It ends with what is to follow:", "unfinished"),
+        ("of the sentence before it, as one sees.", "unfinished"),
+        ("It ends with code:\n\n```\nprint(1)\n```", None),
+        ("It ends with a list:\n\n- one thing\n- another", None),
+        ("これは文です。もう一つの文です。", None),
+    ],
+)
+def test_reasons_of_filters_and_their_switches(text, reason):
+    found = segments.problem(text.strip(), FILTERS)
+    assert (found and found.reason) == reason
+    off = {name: False if isinstance(value, bool) else None for name, value in FILTERS.items()}
+    assert segments.problem(text.strip(), off) is None
+
+
+def test_licences_are_asked_for_only_where_wanted():
+    text = "A text of some kind, which is whole."
+    rows = [document(text, licence) for licence in (None, "mit", "all rights reserved")]
+    for number, row in enumerate(rows):
+        row["row"] = number
+    for allowed, reasons in ((None, []), ([], ["no_licence"]), (["mit"], ["no_licence", "licence"])):
+        assert [row["reason"] for row in segments.segment(rows, {**FILTERS, "licences": allowed})[2]] == reasons
+
+
+def test_personal_data_is_masked_everywhere():
+    text = "Write to jane.doe+x@mail.example.org, or call +49 (0)30 1234-5678 or 030 123 45 67. Version 3.11.7 of 2024-01-15, 10 000 items, 1990-2000."
+    masked = "Write to <email>, or call <phone> or <phone>. Version 3.11.7 of 2024-01-15, 10 000 items, 1990-2000."
+    assert segments.mask(text) == masked
+    pieces, kept, dropped = segments.segment([document(text + " and", licence=None)], {**FILTERS, "mask_personal_data": True})
+    assert [row["text"] for row in dropped] == [masked + " and"] and not kept and pieces[0]["text"] == masked + " and"
+
+
+CODE = "Intro of it.\n\n```\n# not a header\n\nprint(1)\n```\n\n# Header\n\n" + "Words of the section. " * 20
+
+
+def test_comments_in_code_are_no_headers_and_code_is_never_divided():
+    assert [piece.split("\n")[0] for piece in segments.cut(CODE, 100)][:2] == ["Intro of it.", "# Header"]
+    assert all(piece.count("```") % 2 == 0 for piece in segments.cut(CODE, 30))
+
+
+def test_long_prose_is_cut_between_sentences():
+    pieces = segments.cut("A sentence of some length is here. " * 50, 200)
+    assert all(len(piece) <= 200 and piece.endswith(".") for piece in pieces)
+
+
+PARTS = ["# A\n", "## B\n", "Head\n====\n", "```\n", "````\n", "| a | b |\n", "  code\n", "text text. ", "\n\n", "x" * 50, "\u202eשלום\u200f ", "。", "- item\n", "\t", "\u2028"]
+
+
+@given(st.one_of(st.lists(st.sampled_from(PARTS), max_size=40).map("".join), st.text(max_size=300)), st.integers(1, 120))
+def test_any_text_is_cut_without_loss_and_with_stable_ids(text, max_chars):
+    def squeezed(said: str) -> str:
+        return re.sub(r"\s", "", said)
+
+    assert squeezed("".join(segments.cut(text, max_chars))) == squeezed(text)
+    row = document(text.encode("utf-8", "replace").decode(), max_chars=max_chars)
+    pieces, kept, dropped = segments.segment([row], FILTERS)
+    settle("segment", pieces, kept, dropped)
+    assert [piece["id"] for piece in pieces] == [piece["id"] for piece in segments.segment([row], FILTERS)[0]]
+    assert squeezed("".join(piece["text"] for piece in pieces)) == squeezed(row["text"])
+
+
 def test_split_is_by_id_and_never_empty():
     pairs = [pair(n) for n in range(1, 21)]
     train, heldout = segments.split(pairs, 0.2, 42)

@@ -194,9 +194,13 @@ def _repeated(text: str) -> float:
             sentences.append(set(zip(words, words[1:], words[2:], strict=False)))
     if len(sentences) < 2 or len(set().union(*sentences)) == sum(map(len, sentences)):
         return 0.0
-    repeated = sum(
-        any(len(one & other) >= 0.6 * len(one | other) for other in sentences[:place]) for place, one in enumerate(sentences)
-    )
+    repeated = 0
+    seen: set[tuple[str, str, str]] = set()
+    for place, one in enumerate(sentences):
+        # Without so many trigrams from anywhere before, no single sentence can have them.
+        if len(one & seen) >= 0.6 * len(one):
+            repeated += any(len(one & other) >= 0.6 * len(one | other) for other in sentences[:place])
+        seen |= one
     return repeated / len(sentences)
 
 
@@ -244,7 +248,8 @@ def problem(text: str, filters: dict[str, Any]) -> Problem | None:
 
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{2,63}){1,4}")
-_PHONE = re.compile(r"(?<![\w.,:/-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?![\w:/-]|\.\d)")
+# No dates and no spans of years.
+_PHONE = re.compile(r"(?<![\w.,:/-])(?!(?:19|20)\d\d-(?:\d\d-\d\d|(?:19|20)\d\d)\b)(?:\+\d{1,3}[ .-]?)?(?:\(\d{1,5}\)[ .-]?)?\d{2,5}(?:[ .-]\d{2,5}){1,4}(?![\w:/-]|\.\d)")
 
 
 def mask(text: str) -> str:
