@@ -172,8 +172,6 @@ def cache_bytes(shape: Shape, width: int) -> int:
 def training_memory(shape: Shape, width: int, settings: Row, nf4: bool, gpu: bool, tokens: int) -> dict[str, float]:
     """Terms of a training job on `tokens` tokens at once, of numbers `width` bytes wide (see `show` for their names)."""
     lora, adapter = settings["lora"], adapter_parameters(shape, settings["lora"])
-    # trl keeps the adapter of a quantised model in bfloat16; float16 needs a float32 one, for its gradients are scaled.
-    size = 2 if nf4 and not gpu else 4
     block = block_bytes(shape, width, lora, gpu) * tokens
     # Gradients that are on the way through a block, and what it computes in passing.
     moving = tokens * width * (3 * shape.intermediate + 4 * shape.hidden)
@@ -183,8 +181,9 @@ def training_memory(shape: Shape, width: int, settings: Row, nf4: bool, gpu: boo
         kept = shape.layers * block
     return {
         "weights": weight_bytes(shape, width, nf4),
-        "adapter": 2 * adapter * size,
-        "optimizer": 2 * adapter * size,
+        # In float32, with its gradient and Adam's two moments.
+        "adapter": 2 * adapter * 4,
+        "optimizer": 2 * adapter * 4,
         "activations": kept * (1 if gpu else HEAP) + max(moving, logit_bytes(shape, width, tokens, gpu)),
         "cache": 0.0,
         "process": CUDA if gpu else PROCESS["train"],
@@ -356,6 +355,8 @@ def plan(config: Row, root: Path) -> Plan:
         job.hours = _hours(job, rates)
         if job.peak > hardware["memory_gb"] * GB:
             job.advice = _advice(job, config, shape, width, gpu)
+    merged = shape.parameters * width + adapter_parameters(shape, config["training"]["lora"]) * 4
+    notes.append(f"merge_forward takes {merged / GB:.1f} GB of the machine's own memory, and as much disk")
     return Plan(config["name"], config["model"]["name"], shape, hardware["gpu"], hardware["memory_gb"] * GB, jobs, notes)
 
 
