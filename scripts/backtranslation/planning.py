@@ -365,6 +365,8 @@ def plan(config: Row, root: Path) -> Plan:
         job.hours = _hours(job, rates)
         if job.peak > hardware["memory_gb"] * GB:
             job.advice = _advice(job, config, shape, width, gpu)
+    merged = shape.parameters * width + adapter_parameters(shape, config["training"]["lora"]) * 4
+    notes.append(f"merge_forward takes {merged / GB:.1f} GB of the machine's own memory, and as much disk")
     return Plan(config["name"], config["model"]["name"], shape, hardware["gpu"], hardware["memory_gb"] * GB, jobs, notes)
 
 
