@@ -102,13 +102,13 @@ def test_planted_broken_candidates_are_dropped(finished, folder):
     """Twenty broken pairs among good ones: gate and curation with the default's judge drop most, and say why."""
     # Pairs that no part of the run has seen.
     seen = (folder / "seed.jsonl").read_text()
-    unseen = [line for line in (ROOT / "config" / "seed" / "pairs.jsonl").read_text().splitlines() if len(line) < 700 and line not in seen]
-    heldout = [{"id": f"{n:016x}", **json.loads(line)} for n, line in enumerate(unseen[::3][:20])]
+    unseen = [line for line in (ROOT / "config" / "seed" / "pairs.jsonl").read_text().splitlines() if len(line) < 1000 and line not in seen]
+    heldout = [{"id": f"{n:016x}", **json.loads(line)} for n, line in enumerate(unseen[:40])]
     kinds = list(audit.KINDS)
-    broken = [row for row in audit.pairs(heldout, 20, 7) if row["kind"] != "true"]
-    # One fault per pair, all kinds in turn.
+    broken = [row for row in audit.pairs(heldout[20:], 20, 7) if row["kind"] != "true"]
+    # One fault per pair, all kinds in turn; the good ones are other pairs, or the gate would see duplicates.
     planted = [row for n, row in enumerate(broken) if row["kind"] == kinds[(n // len(kinds)) % len(kinds)]]
-    good = [row for row in audit.pairs(heldout, 20, 7) if row["kind"] == "true"]
+    good = [row for row in audit.pairs(heldout[:20], 20, 7) if row["kind"] == "true"]
     assert len(planted) == len(good) == 20
     rows = [
         {**row, "source": row["kind"], "row": n, "segment": row["id"], "finish_reason": "stop"} for n, row in enumerate([*good, *planted])
@@ -139,6 +139,9 @@ def test_planted_broken_candidates_are_dropped(finished, folder):
 def test_labels_of_ones_own_audit_the_judge_without_a_forward_model(finished, folder):
     rows = [row for row in read(finished / "audit" / "1" / "rated.parquet") if row["kind"] in ("true", "shuffled")]
     write_jsonl([{"instruction": row["instruction"], "response": row["text"], "label": row["label"]} for row in rows], folder / "labels.jsonl")
+    lines = read_jsonl(folder / "labels.jsonl")
+    # One label is wrong, as people's are, so that no signal can be perfect.
+    write_jsonl([{**lines[0], "label": 1 - lines[0]["label"]}, *lines[1:]], folder / "labels.jsonl")
     config = {**SMALL, "audit": {"labels": "labels.jsonl", "on_fail": "stop", "floor": 1.0}, "judge": {"signals": ["instruction_gain"]}}
     (folder / "labelled.yaml").write_text(yaml.safe_dump(config))
     # What the finished run has made so far, but for the audit and what came after it.
