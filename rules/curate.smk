@@ -4,15 +4,15 @@
 rule rate_candidates:
     input:
         candidates="<results>/augment/candidates.parquet",
-        # No candidate is rated before the judge was audited; another floor rates none again.
-        verdict=ancient("<results>/audit/{iteration}/verdict.json"),
+        # No candidate is rated before the judge was audited, and none by one that audit.on_fail stops.
+        figures="<results>/audit/{iteration}/audit.json",
         adapter="<results>/backward/adapter/training.json",
         rubric=config["judge"]["rubric"],
         manifest="<model>/manifest.json",
         judge="<judge>/manifest.json",
         judge_adapter=judge_adapter,
         earlier=earlier("<results>/curation/{iteration}/shards/{scatteritem}.parquet"),
-        code=library("judge"),
+        code=library("audit"),
     output:
         rated=ensure(
             "<results>/curation/{iteration}/shards/{scatteritem}.parquet",

@@ -1,9 +1,11 @@
 from pathlib import Path
 
-from backtranslation import judge, logs, records
+from backtranslation import audit, judge, logs, records
 
 with logs.job(snakemake.log[0]):
-    given = snakemake.input
+    given, config = snakemake.input, snakemake.config
+    # From the configuration and not from params, since another floor rates none again.
+    audit.hold(records.read_json(given.figures), config["curation"]["keep"]["signal"], config["audit"]["floor"], config["audit"]["on_fail"])
     shard, shards = map(int, snakemake.wildcards.scatteritem.split("-of-"))
     candidates = records.read(given.candidates)[shard - 1 :: shards]
     asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from backtranslation.judge import DECIDING, Judge, rate
+from backtranslation.logs import logger
 from backtranslation.records import Row, WorkFile, row_id, uncell
 
 KINDS = {
@@ -344,6 +345,15 @@ def verdict(figures: Row, signal: str, floor: float) -> Row:
     shown = "no value" if value is None else f"{value:.3f}"
     text = f"{signal}: {measure} {shown} (floor {floor:g}, length alone {length:.3f})"
     return {"signal": signal, "measure": measure, "value": value, "floor": floor, "length": length, "passed": passed, "text": text}
+
+
+def hold(figures: Row, signal: str, floor: float, on_fail: str) -> Row:
+    """The verdict on an audit, in the log; raises AuditError when it is below the floor and `on_fail` is `stop`."""
+    found = verdict(figures, signal, floor)
+    logger.info("%s%s", "" if found["passed"] else "BELOW THE FLOOR: ", found["text"])
+    if on_fail == "stop" and not found["passed"]:
+        raise AuditError(f"audit: the judge is not to be believed, {found['text']}; see judge and audit.floor")
+    return found
 
 
 def lines(figures: Row, verdict: Row) -> pd.DataFrame:
