@@ -52,6 +52,19 @@ rule all:
         "<results>/report/iterations.tsv",
         "<results>/evaluation/round_trip.tsv",
         "<results>/report/examples.html",
+        # A job that fails leaves its old output deleted, and Snakemake makes what is missing in between only
+        # for a target; else the next run would take what was made from the old output for current.
+        "<results>/seed/train.parquet",
+        of_parts("<results>/corpus/parts/{part}.parquet"),
+        "<results>/corpus/segments.parquet",
+        "<results>/corpus/sample.parquet",
+        "<results>/backward/adapter/training.json",
+        gather.shard("<results>/augment/shards/{scatteritem}.parquet"),
+        "<results>/augment/candidates.parquet",
+        iterations("<results>/audit/{iteration}/audit.json"),
+        rated_shards,
+        iterations("<results>/curation/{iteration}/curated.parquet"),
+        iterations("<results>/forward/{iteration}/adapter/training.json", first=0),
     message:
         "Done: curated set, forward model and report tables are in results/{config[name]}"
 

@@ -195,6 +195,14 @@ def iterations(path, first=1):
     return of
 
 
+def rated_shards(wildcards):
+    """The rated shards of every iteration."""
+    path = "<results>/curation/{iteration}/shards/{scatteritem}.parquet"
+    return [
+        shard for rated in iterations(path)(wildcards) for shard in gather.shard(rated)
+    ]
+
+
 def chosen(path):
     """The file of the iteration that the run ends with."""
 

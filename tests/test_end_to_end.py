@@ -260,3 +260,7 @@ def test_none_above_the_threshold_ends_in_one_sentence(finished, folder):
     assert re.search(r"ERROR: curation\.keep: none of \d+ candidates is kept by rating with threshold 5\.1; the best is", printed)
     # What was computed before stays.
     assert (finished / "curation" / "1" / "shards" / "1-of-2.parquet").read_bytes() == rated
+    # And the job that failed is made up for, with whatever setting comes next.
+    for path in ("small.yaml", "strict.yaml"):
+        code, printed = run_snakemake(folder, "--dry-run", "--configfile", path)
+        assert code == 0 and re.search(r"^filter_candidates +\d", printed, re.MULTILINE), printed
