@@ -113,6 +113,20 @@ def test_copies_gain_nothing(asked, template, tmp_path):
     assert rows[0]["instruction_logprob"] == pytest.approx(end[1].mean(), abs=1e-4)
 
 
+def test_a_pair_that_stands_there_twice_is_rated_once(asked, engine, tmp_path):
+    calls = []
+
+    def counting():
+        loaded = engine()
+        original = loaded.choice_logprobs
+        loaded.choice_logprobs = lambda prompts, digits: calls.extend(prompts) or original(prompts, digits)
+        return loaded
+
+    rows = candidates(2)
+    twice = judge.rate([*rows, rows[0]], dataclasses.replace(asked, load=counting, signals=["rating"]), WorkFile(tmp_path, "x"))
+    assert len(calls) == 2 and len(twice) == 3 and twice[0]["rating"] == twice[2]["rating"]
+
+
 def test_another_judges_backward_signals_are_taken_over(asked, engine, tmp_path):
     first = judge.rate(candidates(3), asked, WorkFile(tmp_path / "a", "x"))
 

@@ -145,10 +145,10 @@ def read_labels(path: str | Path) -> list[Row]:
         if not preference and (isinstance(found.get("label"), bool) or found.get("label") not in (0, 1)):
             raise AuditError(f"{path}: row {n}: the field label is {found.get('label')!r}; expected 1 (good) or 0 (bad)")
         for name in texts:
-            # Answers to one instruction belong together, whoever compared them.
+            # Answers to one instruction belong together, whoever compared them; the same answer is rated once.
             row = _row({"id": row_id(found["instruction"])}, name, found["instruction"], found[name])
             label = int(name == "chosen") if preference else found["label"]
-            rows.append({**row, "id": row_id(str(n), name), "label": label})
+            rows.append({**row, "id": row_id(found["instruction"], found[name]), "label": label})
     if len({row["label"] for row in rows}) < 2:
         raise AuditError(f"{path}: {len(rows)} pairs, which need labels of both kinds, good and bad")
     return rows

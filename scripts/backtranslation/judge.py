@@ -172,7 +172,8 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
             # The two models need not be in memory together.
             engine = None
             gc.collect()
-        left = [row for row in rows if f"{name} {row['id']}" not in work.done]
+        # The same pair may stand there several times, as in preferences among several answers.
+        left = list({row["id"]: row for row in rows if f"{name} {row['id']}" not in work.done}.values())
         progress.skip(len(rows) - len(left))
         for block in blocks(left):
             if engine is None:
