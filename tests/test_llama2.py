@@ -184,7 +184,7 @@ def test_whole_set_up_runs_in_four_bits(finished):
     rated = read(finished / "curation" / "rated.parquet")
     assert len(curated) == sum(row["rating"] >= 3 for row in rated) > 0
     heldout = pd.read_csv(finished / "evaluation" / "heldout.tsv", sep="\t")
-    assert heldout["tuned_loss"].notna().all() and (heldout["n"] == 6).all()
+    assert heldout["loss"].notna().all() and (heldout["n"] == 6).all()
 
 
 def test_exported_model_formats_turns_as_it_was_trained(finished, miniature):
