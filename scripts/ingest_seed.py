@@ -6,9 +6,9 @@ with logs.job(snakemake.log[0]):
     protected = decontamination.protect(contamination["prompts"], [], contamination["words"])
     clean, contaminated = decontamination.screen(pairs, protected, "ingest")
     train, heldout = segments.split(clean, settings["heldout"], snakemake.params.random_seed)
-    dropped += contaminated
-    logs.logger.info("%s: %d train, %d held out, %d dropped", segments.describe(clean), len(train), len(heldout), len(dropped))
-    records.settle("ingest", [*pairs, *dropped[: len(dropped) - len(contaminated)]], [*train, *heldout], dropped)
-    records.write(dropped, records.DROPPED, snakemake.output.dropped)
+    ended = [*dropped, *contaminated]
+    logs.logger.info("%s: %d train, %d held out, %d dropped", segments.describe(clean), len(train), len(heldout), len(ended))
+    records.settle("ingest", [*pairs, *dropped], [*train, *heldout], ended)
+    records.write(ended, records.DROPPED, snakemake.output.dropped)
     records.write(heldout, records.PAIRS, snakemake.output.heldout)
     records.write(train, records.PAIRS, snakemake.output.train)
