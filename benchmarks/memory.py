@@ -1,9 +1,10 @@
 """The plan's memory against measured peaks: `make bench-memory`, after `make demo`.
 
 Each job runs in a process of its own with SmolLM2-135M on the CPU, whose largest resident memory is taken;
-the plan predicts it from the model's sizes and the tokens of the largest batch alone. Training takes eight
-seed pairs of about the same length, two steps of batch 4, in float32, bfloat16 and NF4, with and without
-checkpointing; writing and rating take 64 rows of the demo. Needs the demo's base model and results; writes
+the plan predicts it from the model's sizes and the tokens of the largest batch alone. Training takes two steps
+of seed pairs of about the same length, in float32, bfloat16 and NF4, with and without checkpointing; the plan's
+constants come from jobs of four rows of up to 320 tokens, those of other sizes test them. Writing and rating take
+64 rows of the demo. Needs the demo's base model and results; writes
 results/bench/memory.json. `python benchmarks/memory.py training` measures this part alone.
 """
 
@@ -17,33 +18,43 @@ from engines import OUTPUT, ROOT, Worker, describe, make_task, show
 from backtranslation import augment, models, planning, records, settings, sources
 from backtranslation.templates import Template
 
-BATCH, TOKENS = 4, 320
+# Type, checkpointing, batch size and most tokens of an example.
+TRAININGS = [
+    ("float32", False, 4, 320),
+    ("bfloat16", False, 4, 320),
+    ("nf4", False, 4, 320),
+    ("bfloat16", True, 4, 320),
+    ("float32", False, 2, 256),
+    ("bfloat16", False, 8, 256),
+    ("nf4", False, 8, 192),
+    ("float32", True, 8, 320),
+]
 
 
-def pairs_of_one_length(task: dict[str, Any], template: Template) -> tuple[list[dict[str, Any]], int]:
-    """Eight training examples, and the tokens of the longest as it is padded."""
+def pairs_of_one_length(task: dict[str, Any], template: Template, count: int, most: int) -> tuple[list[dict[str, Any]], int]:
+    """The `count` longest training examples of at most `most` tokens, and the tokens of the longest as it is padded."""
     pairs, _ = sources.read_seed([{"path": "config/seed/pairs.jsonl", "layout": "columns", "columns": None, "language": None}])
     lengths = {}
     for example in augment.reverse(pairs, task["prompt"]):
         encoded = template.example(example["prompt"], example["completion"])
         lengths[example["id"]] = (len(encoded.prompt) + len(encoded.completion), example)
-    fitting = sorted((item for item in lengths.values() if item[0] <= TOKENS), key=lambda item: -item[0])[: 2 * BATCH]
+    fitting = sorted((item for item in lengths.values() if item[0] <= most), key=lambda item: -item[0])[:count]
     return [example for _, example in fitting], -(-fitting[0][0] // 64) * 64
 
 
 def training(task: dict[str, Any], shape: planning.Shape, template: Template) -> list[list[object]]:
-    examples, longest = pairs_of_one_length(task, template)
     table: list[list[object]] = []
-    for dtype, checkpointing in (("float32", False), ("bfloat16", False), ("nf4", False), ("bfloat16", True)):
-        chosen = {**task["training"], "batch_size": BATCH, "gradient_accumulation": 1, "gradient_checkpointing": checkpointing}
+    for dtype, checkpointing, batch, most in TRAININGS:
+        examples, longest = pairs_of_one_length(task, template, 2 * batch, most)
+        chosen = {**task["training"], "batch_size": batch, "gradient_accumulation": 1, "gradient_checkpointing": checkpointing}
         path = OUTPUT / "memory_task.json"
         path.write_text(json.dumps({**task, "examples": examples, "training": chosen}))
         worker = Worker("train", dtype, path)
         peak = worker.run(examples=len(examples))["peak_mb"] * 2**20
         worker.end()
         width = 4 if dtype == "float32" else models.resolve_dtype("auto" if dtype == "nf4" else dtype).itemsize
-        found = planning.training_memory(shape, width, chosen, dtype == "nf4", False, BATCH * longest)
-        table.append([f"train {dtype}{' checkpointed' if checkpointing else ''}", sum(found.values()), peak])
+        found = planning.training_memory(shape, width, chosen, dtype == "nf4", False, batch * longest)
+        table.append([f"train {dtype}{' checkpointed' if checkpointing else ''} {batch} x {longest}", sum(found.values()), peak])
     return table
 
 
