@@ -110,8 +110,8 @@ def scale(task: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     loaded = engines.TransformersEngine(folder, template.stop_id, dtype="float32", batch_tokens=8192)
 
     def run(command: dict[str, Any]) -> dict[str, Any]:
-        # No text twice: what is known of one would be taken over for the other.
-        rows = [{**row, "id": f"{n:08d}", "text": f"{n:08d} {row['text']}"} for n, row in enumerate(task["segments"] * command["times"])]
+        # No text twice: what is known of one would be taken over for the other. Short ones, so that what we add shows.
+        rows = [{**row, "id": f"{n:08d}", "text": f"{n:08d} {row['text'][:300]}"} for n, row in enumerate(task["segments"] * command["times"])]
 
         def work(name: str) -> records.WorkFile:
             return records.WorkFile(scratch.name, [name, time.perf_counter()])
