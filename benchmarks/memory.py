@@ -72,7 +72,7 @@ def inference(task: dict[str, Any], shape: planning.Shape, template: Template) -
             worker.end()
             # All rows in one batch; rating keeps what the prompts share and one piece of rows.
             tokens = longest * len(task["prompts"]) if kind == "generate" else 2048 + max(map(len, task["rating_prompts"]))
-            found = planning.inference_memory(shape, width, tokens, False, False, adapter if kind == "generate" else 0)
+            found = planning.inference_memory(shape, width, tokens, tokens, False, False, adapter if kind == "generate" else 0)
             table.append([f"{kind} {dtype}", sum(found.values()), peak])
     return table
 

@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import pandas as pd
@@ -16,10 +17,15 @@ with logs.job(snakemake.log[0]):
     base_backward = evaluation.losses(backward, engine, template)
     losses = {"base": evaluation.losses(forward, engine, template)}
     base_answers = evaluation.answers(forward[: params.answers], engine, template)
+    # Each is let go before the next is loaded, so that they are not in memory together.
+    del engine
+    gc.collect()
     engine = engines.TransformersEngine(base, adapter=Path(given.backward_adapter).parent, **options)
     tuned_backward = evaluation.losses(backward, engine, template)
     # The merged model answers as users get it: from its own folder, with its own template.
     merged = Path(given.forward_model).parent
+    del engine
+    gc.collect()
     engine = engines.TransformersEngine(merged, **options)
     answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)))
 

@@ -1,5 +1,6 @@
 """Held-out losses of the backward and the forward models, and the round trip."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,9 @@ def cost_of_merging(
     options = {"dtype": merge["dtype"], "batch_tokens": batch_tokens}
     engine = TransformersEngine(base, template.stop_id, adapter, quantization=merge["trained_quantization"], **options)
     before = float(losses(heldout, engine, template).mean())
+    # The two models need not be in memory together.
+    del engine
+    gc.collect()
     engine = TransformersEngine(merged, template.stop_id, **options)
     after = float(losses(heldout, engine, template).mean())
     logger.info(
@@ -131,8 +135,8 @@ def round_trip(
     from backtranslation.engines import TransformersEngine
 
     sets = {name: [dict(row) for row in rows] for name, rows in sets.items()}
-    # The base model comes last, since it weighs what both have written.
-    for model in ("backward", "base"):
+
+    def ask(model: str) -> TransformersEngine:
         engine = TransformersEngine(base, template.stop_id, adapter if model == "backward" else None, batch_tokens=batch_tokens, **precision)
         for name, rows in sets.items():
             asked = [template.prompt(fill(prompt, response=row["response"])) for row in rows]
@@ -144,6 +148,13 @@ def round_trip(
             found = engine.sequence_logprobs(asked, [template.completion(row["instruction"]) for row in rows])
             for row, text, values in zip(rows, _greedy(asked, engine, max_new_tokens), found, strict=True):
                 row[model] = {"written": text, "true_loss": -float(values.mean()), "chrf": sentence_chrf(text, [row["instruction"]]).score}
+        return engine
+
+    ask("backward")
+    # Before the next one is loaded: the two models need not be in memory together.
+    gc.collect()
+    # The base model comes last, since it weighs what both have written.
+    engine = ask("base")
     table: list[Row] = []
     for name, rows in sets.items():
         answers = [template.completion(row["response"]) for row in rows]

@@ -196,15 +196,15 @@ def training_memory(shape: Shape, width: int, settings: Row, nf4: bool, gpu: boo
 
 
 def inference_memory(
-    shape: Shape, width: int, batch_tokens: int, nf4: bool, gpu: bool, adapter: int = 0, models: int = 1, logits: int = 0
+    shape: Shape, width: int, batch_tokens: int, cached: float, nf4: bool, gpu: bool, adapter: int = 0, logits: int = 0
 ) -> dict[str, float]:
-    """Terms of a job that writes or rates; `models` are in memory at once, `logits` tokens have a logit for every word.
+    """Terms of a job that writes or rates, with one model at a time; `cached` tokens have keys and values, `logits` a logit for every word.
 
     A batch never has more than `batch_tokens` tokens with what they may become, nor does its cache. On a CPU an
     adapter is merged in float32 before the weights are packed.
     """
     piece = min(batch_tokens, 8192 if gpu else 2048)
-    weights = models * weight_bytes(shape, width, nf4)
+    weights = weight_bytes(shape, width, nf4)
     if not gpu and not nf4 and adapter:
         weights = max(weights, shape.parameters * 4)
     return {
@@ -212,7 +212,7 @@ def inference_memory(
         "adapter": 0.0 if not gpu and not nf4 else adapter * width,
         "optimizer": 0.0,
         "activations": piece * width * (3 * shape.intermediate + 6 * shape.hidden) + logits * shape.vocab * (width + 8),
-        "cache": batch_tokens * cache_bytes(shape, width),
+        "cache": cached * cache_bytes(shape, width),
         "process": CUDA if gpu else PROCESS["infer"],
     }
 
@@ -290,13 +290,17 @@ def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str], f
 
 @dataclass
 class Job:
-    """One rule that holds a model: rows, tokens by kind, optimiser steps, memory in bytes by term, seconds."""
+    """One rule that holds a model: rows, tokens by kind, optimiser steps, memory in bytes by term, seconds.
+
+    `cached` tokens have keys and values at once, if that is fewer than a batch: losses need none.
+    """
 
     rule: str
     rows: int
     trained: float = 0
     read: float = 0
     written: float = 0
+    cached: float = math.inf
     steps: int = 0
     memory: dict[str, float] = field(default_factory=dict)
     hours: float | None = None
@@ -442,13 +446,15 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
             read, written = rated(rows, asked, said, t)
             jobs.append(Job(f"{rule} {t}", rows, read=read, written=written))
         jobs.append(trained(f"train_forward {t}", "forward", seeds + kept, seeds * forward + kept * (asked + text), forward))
+    examples = min(config["report"]["examples"], heldout)
     jobs += [
-        Job("evaluate_forward", heldout, read=(config["curation"]["iterations"] + 1) * heldout * forward),
+        Job("evaluate_forward", heldout, read=(config["curation"]["iterations"] + 1) * heldout * forward, cached=0),
         Job(
             "evaluate",
             heldout,
             read=heldout * (2 * backward + forward),
-            written=2 * 128 * min(config["report"]["examples"], heldout),
+            written=2 * 128 * examples,
+            cached=examples * (asked + 128),
         ),
     ]
     compared = min(config["audit"]["pairs"], heldout)
@@ -463,11 +469,10 @@ def _memory(job: Job, config: Row, shape: Shape, width: int, gpu: bool) -> dict[
         # The worst case: a batch of examples as long as they may be.
         return training_memory(shape, width, training, nf4, gpu, training["batch_size"] * training["max_tokens"])
     batch = config["generation"]["batch_tokens"]
+    cached = min(batch, job.cached)
     adapter = adapter_parameters(shape, training["lora"])
-    # A new model is loaded before the one before it is let go.
-    models = 2 if job.rule in ("evaluate", "round_trip") else 1
     logits = min(batch, 8192 if gpu else 2048) // 4
-    return inference_memory(shape, width, batch, nf4, gpu, adapter, models, logits)
+    return inference_memory(shape, width, batch, cached, nf4, gpu, adapter, logits)
 
 
 def _advice(job: Job, config: Row, shape: Shape, width: int, gpu: bool) -> str:

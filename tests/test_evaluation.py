@@ -1,0 +1,28 @@
+"""What the evaluation holds in memory."""
+
+import weakref
+
+from conftest import pair
+
+from backtranslation import engines, evaluation, models
+
+
+def test_round_trip_lets_go_of_a_model_before_it_loads_the_next(tiny, template, tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(models.load(tiny, "float32"), lora).save_pretrained(tmp_path)
+    alive, loaded = weakref.WeakSet(), []
+
+    class Watched(engines.TransformersEngine):
+        def __init__(self, folder, stop_id, adapter=None, **options):
+            loaded.append((adapter, len(alive)))
+            super().__init__(folder, stop_id, adapter, **options)
+            alive.add(self.model)
+
+    monkeypatch.setattr(engines, "TransformersEngine", Watched)
+    precision = {"dtype": "float32", "quantization": "none"}
+    prompt = "{response}\n\nWrite the instruction."
+    table, written = evaluation.round_trip({"seed": [pair(1), pair(2)]}, tiny, tmp_path, template, prompt, 4, 2048, precision, 42)
+    assert loaded == [(tmp_path, 0), (None, 0)]
+    assert {(line["model"], line["n"]) for line in table} == {("base", 2), ("backward", 2)} and len(written) == 2
