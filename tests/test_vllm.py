@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT, pair
 
 from backtranslation.engines import Sampling, TransformersEngine, VllmEngine
 
@@ -68,6 +69,21 @@ def test_log_probabilities_are_those_of_transformers(engine, reference, prompts,
 
 def test_context_is_the_models(engine, reference):
     assert engine.context == reference.context
+
+
+def test_a_whole_model_takes_the_place_of_the_base(tiny, template, prompts, tmp_path):
+    """Where all weights were trained there is no adapter, and the folder has no tokenizer of its own."""
+    from backtranslation import settings, training
+    from backtranslation.augment import reverse
+
+    chosen = {**settings.load(ROOT / "config")["training"], "lora": None, "dtype": "float32", "quantization": "none", "epochs": 1, "steps": 3}
+    training.train(reverse([pair(n) for n in range(1, 13)], "{response}\n\nWrite the instruction."), [], tiny, template, chosen, 42, tmp_path)
+    ours, theirs = (kind(tiny, template.stop_id, tmp_path, dtype="float32") for kind in (VllmEngine, TransformersEngine))
+    completions = [template.completion(text) for text in TEXTS]
+    trained = theirs.sequence_logprobs(prompts, completions)
+    assert all(np.allclose(mine, other, atol=1e-3) for mine, other in zip(ours.sequence_logprobs(prompts, completions), trained, strict=True))
+    untrained = TransformersEngine(tiny, template.stop_id, dtype="float32").sequence_logprobs(prompts, completions)
+    assert not any(np.allclose(mine, other, atol=1e-2) for mine, other in zip(untrained, trained, strict=True))
 
 
 def test_quantisation_without_a_gpu_is_refused(tiny, template):

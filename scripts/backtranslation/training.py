@@ -220,7 +220,8 @@ def fit(
         per_device_train_batch_size=settings["batch_size"],
         per_device_eval_batch_size=settings["batch_size"],
         gradient_accumulation_steps=settings["gradient_accumulation"],
-        activation_checkpointing=settings["gradient_checkpointing"],
+        # By its old name, since the transformers that stands beside vllm does not know the new one.
+        gradient_checkpointing=settings["gradient_checkpointing"],
         optim={"adamw": "adamw_torch_fused"}.get(settings["optimizer"], settings["optimizer"]),
         learning_rate=settings["learning_rate"],
         lr_scheduler_type=scheduler,
