@@ -58,3 +58,17 @@ def test_every_row_ends_once_and_the_first_of_equals_stays():
     assert {row["id"][-1] for row in kept} == {"2", "4"}
     assert [(row["id"][-1], row["reason"]) for row in dropped] == [("3", "duplicate"), ("1", "no_terminal_punctuation")]
     assert {row["reason"] for row in dropped} <= set(REASONS)
+
+
+def test_the_first_of_nearly_equal_instructions_stays():
+    said = "Explain step by step how a context manager of Python opens a file, hands it to the block and closes it in the end, even after errors."
+    rows = [
+        candidate(said, number=2),
+        candidate(said.replace("errors", "failures"), number=1),
+        candidate("What is the difference between a list and a tuple?", number=3),
+        candidate("What is the difference between a list and a set?", number=4),
+    ]
+    kept, dropped = gate(rows)
+    assert [row["id"][-1] for row in kept] == ["1", "3", "4"]
+    assert [(row["id"][-1], row["reason"]) for row in dropped] == [("2", "near_duplicate")]
+    assert dropped[0]["detail"].endswith(rows[1]["id"])

@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+
+from backtranslation import dedup
 from backtranslation.records import Row, drop
 
 # A sentence's end, or that of a block of code.
@@ -30,8 +33,15 @@ REASONS = {
     "refusal": "refuses or apologises",
     "meta_instruction": "talks about writing an instruction",
     "duplicate": "the same instruction as an earlier candidate",
+    "near_duplicate": "nearly the same instruction as an earlier candidate",
 }
 """Reason codes and what they mean, in the order in which they are checked."""
+
+NEARLY = 0.9
+"""Jaccard index of the word bigrams of instructions that are nearly the same: of 40 words about one is another.
+
+With 0.8 "the difference between a list and a tuple" would be the same as "a list and a set".
+"""
 
 
 def _words(text: str) -> list[str]:
@@ -53,7 +63,7 @@ def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) 
 
 
 def reason(candidate: Row) -> str | None:
-    """The first reason code that speaks against a candidate, `duplicate` apart; None when it passes."""
+    """The first reason code that speaks against a candidate, duplicates apart; None when it passes."""
     instruction = candidate["instruction"].strip()
     if candidate["finish_reason"] == "over_context":
         return "over_context"
@@ -73,7 +83,7 @@ def reason(candidate: Row) -> str | None:
 
 
 def gate(candidates: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Split candidates into (kept, dropped); of equal instructions the first one by id is kept."""
+    """Split candidates into (kept, dropped); of equal and nearly equal instructions the first one by id is kept."""
     verdicts: dict[str, tuple[str, str]] = {}
     seen: dict[str, str] = {}
     for row in sorted(candidates, key=lambda row: row["id"]):
@@ -85,6 +95,10 @@ def gate(candidates: list[Row]) -> tuple[list[Row], list[Row]]:
             verdicts[row["id"]] = ("duplicate", f"same instruction as {seen[key]}")
         else:
             seen[key] = row["id"]
+    left = [row for row in sorted(candidates, key=lambda row: row["id"]) if row["id"] not in verdicts]
+    signatures = dedup.signatures([dedup.bigrams(row["instruction"]) for row in left])
+    for place, (earlier, how) in dedup.near(np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, dedup.HASHES), NEARLY).items():
+        verdicts[left[place]["id"]] = ("near_duplicate", f"{how:.2f} alike: {left[earlier]['id']}")
     kept = [row for row in candidates if row["id"] not in verdicts]
     dropped = [drop(row, "gate", *verdicts[row["id"]]) for row in candidates if row["id"] in verdicts]
     return kept, dropped
