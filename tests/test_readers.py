@@ -173,6 +173,7 @@ def test_a_break_after_a_table_joins_it_to_nothing():
     table = "<table><tr><td>a</td><td>b</td></tr></table><br class='table-break'/>"
     page = f"<body><p>What the table says.</p>{table}<h2>After it</h2><p>Some text.</p>{table}<div><p>Note</p></div></body>"
     assert extraction.markdown(page) == "What the table says.\n\n| a | b |\n\n## After it\n\nSome text.\n\n| a | b |\n\nNote"
+    assert extraction.markdown(f"<body><p>What the table says.</p>{table}<pre>code</pre></body>") == "What the table says.\n\n| a | b |\n\n```\ncode\n```"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])

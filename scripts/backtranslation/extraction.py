@@ -129,7 +129,7 @@ def _prose(text: str) -> str:
     """Markdown of a part without code; each line that is no list item or row of a table is a paragraph of its own."""
     text = _HEADING.sub(lambda m: f"\n{'#' * int(m[1])} {' '.join(_TAG.sub('', m[2]).split())}\n", text)
     # A break is a new line of the same paragraph, but none stands between a table and what follows it.
-    text = re.sub(r"[ \t]*<br>(?:[ \t]*\n)?(?![\s<])", "\0", text)
+    text = re.sub(r"[ \t]*<br>(?:[ \t]*\n)?(?![\s<]|$)", "\0", text)
     text = _TAG.sub("", _ITEM.sub(lambda m: f"{m[1]}- ", text))
     lines = [html.unescape(line).rstrip() for line in text.split("\n")]
     out: list[str] = []
