@@ -193,8 +193,7 @@ def planted() -> dict[str, float]:
     writer, draw = Writer(), random.Random(7)
     texts = [writer.body(10**7 + n, draw.randint(120, 450)) for n in range(1700)]
     texts += [edit(texts[n], draw.uniform(0.05, 0.15), draw) for n in range(300)]
-    made = dedup.signatures([dedup.bigrams(" ".join(words)) for words in texts])
-    found = dedup.near(np.frombuffer(b"".join(made), np.uint8).reshape(-1, dedup.HASHES), 0.5)
+    found = dedup.near_texts([" ".join(words) for words in texts], 0.5)
     right = sum(place >= 1700 and other == place - 1700 for place, (other, _) in found.items())
     return {"neardup_recall": right / 300, "neardup_precision": right / max(len(found), 1)}
 

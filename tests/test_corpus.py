@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given
@@ -104,8 +103,7 @@ def test_near_duplicates_of_a_planted_set():
     texts = [made(n, 150) for n in range(1700)]
     planted = {1700 + n: n for n in range(300)}
     texts += [edited(texts[n], random.Random(n).uniform(0.05, 0.15), n) for n in range(300)]
-    signatures = np.frombuffer(b"".join(dedup.signatures([dedup.bigrams(text) for text in texts])), np.uint8).reshape(-1, dedup.HASHES)
-    found = dedup.near(signatures, 0.5)
+    found = dedup.near_texts(texts, 0.5)
     right = [place for place, (other, _) in found.items() if planted.get(place) == other]
     assert len(right) / 300 >= 0.95 and len(right) / len(found) >= 0.99
 
@@ -115,8 +113,7 @@ def test_near_duplicates_do_not_chain():
     chain = [text]
     for number in range(12):
         chain.append(edited(chain[-1], 0.1, number))
-    signatures = np.frombuffer(b"".join(dedup.signatures([dedup.bigrams(t) for t in chain])), np.uint8).reshape(-1, dedup.HASHES)
-    dropped = dedup.near(signatures, 0.5)
+    dropped = dedup.near_texts(chain, 0.5)
     assert 0 not in dropped and 1 in dropped and 12 not in [place for place, (other, _) in dropped.items() if other == 0]
     assert all(other not in dropped for other, _ in dropped.values())
 

@@ -2,8 +2,6 @@
 
 import re
 
-import numpy as np
-
 from backtranslation import dedup
 from backtranslation.records import Row, drop
 
@@ -86,7 +84,8 @@ def gate(candidates: list[Row]) -> tuple[list[Row], list[Row]]:
     """Split candidates into (kept, dropped); of equal and nearly equal instructions the first one by id is kept."""
     verdicts: dict[str, tuple[str, str]] = {}
     seen: dict[str, str] = {}
-    for row in sorted(candidates, key=lambda row: row["id"]):
+    ordered = sorted(candidates, key=lambda row: row["id"])
+    for row in ordered:
         found = reason(row)
         key = " ".join(_words(row["instruction"]))
         if found:
@@ -95,9 +94,8 @@ def gate(candidates: list[Row]) -> tuple[list[Row], list[Row]]:
             verdicts[row["id"]] = ("duplicate", f"same instruction as {seen[key]}")
         else:
             seen[key] = row["id"]
-    left = [row for row in sorted(candidates, key=lambda row: row["id"]) if row["id"] not in verdicts]
-    signatures = dedup.signatures([dedup.bigrams(row["instruction"]) for row in left])
-    for place, (earlier, how) in dedup.near(np.frombuffer(b"".join(signatures), np.uint8).reshape(-1, dedup.HASHES), NEARLY).items():
+    left = [row for row in ordered if row["id"] not in verdicts]
+    for place, (earlier, how) in dedup.near_texts([row["instruction"] for row in left], NEARLY).items():
         verdicts[left[place]["id"]] = ("near_duplicate", f"{how:.2f} alike: {left[earlier]['id']}")
     kept = [row for row in candidates if row["id"] not in verdicts]
     dropped = [drop(row, "gate", *verdicts[row["id"]]) for row in candidates if row["id"] in verdicts]
