@@ -4,8 +4,8 @@ Each job runs in a process of its own with SmolLM2-135M on the CPU, whose larges
 the plan predicts it from the model's sizes and the tokens of the largest batch alone. Training takes two steps
 of seed pairs of about the same length, in float32, bfloat16 and NF4, with and without checkpointing; the plan's
 constants come from jobs of four rows of up to 320 tokens, those of other sizes test them. Writing and rating take
-64 rows of the demo. Needs the demo's base model and results; writes
-results/bench/memory.json. `python benchmarks/memory.py training` measures this part alone.
+64 rows of the demo. Needs the demo's base model and results; writes results/bench/memory.json. `python
+benchmarks/memory.py training` measures this part alone.
 """
 
 import json
