@@ -2,6 +2,7 @@
 import ast
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -84,17 +85,25 @@ def library(*modules):
     found, waiting = {}, list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        found[name] = workflow.source_path(f"../scripts/backtranslation/{name}.py")
-        for node in ast.walk(ast.parse(Path(found[name]).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
-                waiting += [imported.name for imported in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "backtranslation."
-            ):
-                waiting.append(node.module.removeprefix("backtranslation."))
+        if name not in found:
+            found[name], imported = imports_of(name)
+            waiting += imported
     return sorted(found.values())
+
+
+@cache
+def imports_of(name):
+    """The file of a module of the library, and the modules of the library that it imports."""
+    path = workflow.source_path(f"../scripts/backtranslation/{name}.py")
+    imported = []
+    for node in ast.walk(ast.parse(Path(path).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "backtranslation."
+        ):
+            imported.append(node.module.removeprefix("backtranslation."))
+    return path, imported
 
 
 def source_files(found):
