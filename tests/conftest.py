@@ -1,12 +1,15 @@
 """A tiny random Llama with tokenizers of two kinds, made afresh: nothing is downloaded for unit tests."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 # Read when huggingface_hub is imported; no test needs the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -99,13 +102,13 @@ def smollm2() -> Path:
     return found[0]
 
 
-def run_snakemake(folder: Path, *arguments: str) -> tuple[int, str]:
-    """Runs Snakemake on the project in `folder`; returns (exit code, everything printed)."""
+def run_snakemake(folder: Path, *arguments: str, timeout: float | None = None) -> tuple[int, str]:
+    """Runs Snakemake on the project in `folder`, for `timeout` seconds at most; returns (exit code, everything printed)."""
     if not (folder / "config").exists():
         (folder / "config").symlink_to(ROOT / "config")
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", *arguments]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -140,3 +143,31 @@ def present(config: dict, prefix: str = "") -> set[str]:
     for name, value in config.items():
         found |= {prefix + name} | (present(value, f"{prefix}{name}.") if isinstance(value, dict) else set())
     return found
+
+
+def promised_but_missing(results: Path) -> list[str]:
+    """Files of results/README.md that a finished run has not left."""
+    wanted = re.findall(r"^\| `([^`]+)`", (ROOT / "results" / "README.md").read_text(), re.MULTILINE)
+    assert wanted
+    return [name for name in wanted if not list(results.glob(name))]
+
+
+def write_tiny_run(folder: Path, tiny: Path) -> None:
+    """Writes `my.yaml` and its data: the whole workflow on the tiny model, whose rows are so alike that it learns to write some."""
+    numbers = [{"instruction": f"What is {n}?", "response": f"The number {n} comes after {n - 1}."} for n in range(1, 41)]
+    texts = [{"text": f"The number {n} comes after {n - 1}, and before {n + 1}. It is a number."} for n in range(100, 124)]
+    for name, rows in (("seed", numbers), ("corpus", texts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "name": "tiny",
+        "model": {"kind": "path", "name": str(tiny)},
+        "precision": {"dtype": "float32"},
+        "seed": {"sources": [{"path": "seed.jsonl"}], "heldout": 0.2},
+        "corpus": {"sources": [{"path": "corpus.jsonl"}], "near_duplicates": None, "token_quantiles": None, "sample": 16},
+        "training": {"learning_rate": 0.01, "batch_size": 8, "gradient_accumulation": 1},
+        "backward": {"epochs": 15},
+        "generation": {"shards": 2, "max_new_tokens": 16, "temperature": 1.0},
+        "audit": {"pairs": 6},
+        "report": {"examples": 2, "labelling": 4},
+    }
+    (folder / "my.yaml").write_text(yaml.safe_dump(config))

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, run_snakemake
+from conftest import ROOT, promised_but_missing, run_snakemake
 
 from backtranslation import audit, funnel, gate, judge
 from backtranslation.records import WorkFile, read, read_json, read_jsonl, write_jsonl
@@ -49,10 +49,7 @@ def finished(folder):
 
 
 def test_every_promised_file_is_there(finished):
-    wanted = re.findall(r"^\| `([^`]+)`", (ROOT / "results" / "README.md").read_text(), re.MULTILINE)
-    assert wanted
-    for name in wanted:
-        assert list(finished.glob(name)), name
+    assert promised_but_missing(finished) == []
 
 
 def test_funnel_adds_up_from_the_files_alone(finished):
