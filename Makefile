@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check plan vllm test-vllm bench-engines bench-judge bench-training bench-memory bench-corpus clean
+.PHONY: demo test check plan vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -45,6 +45,25 @@ $(VENV)/.packages: requirements-vllm.txt
 test-vllm: $(VLLM_VENV)/.ready
 	$(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
 
+# The conda environments, made by a stand-in for conda from a channel on this machine; takes minutes and 5 GB. Snakemake
+# comes from an environment that has hardly more than it needs to read the Snakefile.
+CONDA_VENV := .venv-conda
+
+test-conda: $(VENV)/.installed-dev $(CONDA_VENV)/.ready
+	$(BIN)/python -m pytest tests/conda/check_environments.py
+
+$(CONDA_VENV)/.ready: tests/conda/requirements.txt
+	$(MAKE) --no-print-directory VENV=$(CONDA_VENV) $(CONDA_VENV)/.conda
+	touch $@
+
+$(VENV)/.conda: tests/conda/requirements.txt
+	@$(call install,-r tests/conda/requirements.txt)
+
+# Writes Snakemake's container file anew, for after a change of envs/.
+container: $(VENV)/.installed
+	PATH="tests/conda/bin:$(BIN):$$PATH" snakemake --containerize > Dockerfile.new
+	mv Dockerfile.new Dockerfile
+
 # Both engines against the one-prompt-at-a-time way, alternating; takes about half an hour.
 bench-engines: $(VENV)/.installed $(VLLM_VENV)/.ready
 	$(BIN)/python benchmarks/engines.py
@@ -78,7 +97,7 @@ $(VENV)/.datatrove: benchmarks/requirements-datatrove.txt
 
 # Removes what `make` installed; results stay.
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(REFERENCE_VENV)
+	rm -rf $(VENV) $(VLLM_VENV) $(CONDA_VENV) $(REFERENCE_VENV)
 
 $(VENV)/.installed: requirements.txt
 	@$(call install,-r requirements.txt)

@@ -52,7 +52,7 @@ rule check_judge:
     benchmark:
         "<benchmarks>/check_judge/{iteration}.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -100,7 +100,7 @@ rule report_audit:
     benchmark:
         "<benchmarks>/report_audit.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,

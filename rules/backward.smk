@@ -46,7 +46,7 @@ rule train_backward:
     benchmark:
         "<benchmarks>/train_backward.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/training.yaml"
     threads: 2
     resources:
         gpu=1,

@@ -73,7 +73,7 @@ check_config()
 
 
 # vllm pins other versions of torch and transformers, so it has an environment of its own.
-ENGINE_ENV = "../envs/vllm.yaml" if config["engine"] == "vllm" else "../envs/model.yaml"
+ENGINE_ENV = "../envs/vllm.yaml" if config["engine"] == "vllm" else "../envs/inference.yaml"
 
 
 def library(*modules):

@@ -79,7 +79,7 @@ checkpoint decide:
     benchmark:
         "<benchmarks>/decide/{iteration}.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=2000,

@@ -14,7 +14,7 @@ rule fetch_model:
         model="|".join(map(re.escape, MODELS)),
     localrule: True
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         mem_mb=model_memory,
@@ -154,7 +154,7 @@ rule sample_segments:
     benchmark:
         "<benchmarks>/sample_segments.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         mem_mb=4000,

