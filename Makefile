@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check plan vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus clean
+.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -22,6 +22,11 @@ check: $(VENV)/.installed-dev
 	  case $$config in */schema.yaml) continue;; esac; \
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
 	done
+
+# Does curation make a better model? Writes results/proof/arms.tsv and summary.json; CONFIG=my.yaml takes other data.
+proof: CONFIG := config/proof.yaml
+proof: $(VENV)/.installed
+	$(BIN)/snakemake proof --cores 2 --resources gpu=1 --configfile $(CONFIG)
 
 # What a run takes, before anything is downloaded: make plan CONFIG=my.yaml
 plan: $(VENV)/.installed

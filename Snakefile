@@ -24,6 +24,9 @@ pathvars:
 
 wildcard_constraints:
     iteration=r"\d+",
+    arm="[a-z0-9_]+",
+    n=r"\d+|all",
+    seed=r"\d+",
 
 
 scattergather:
@@ -37,6 +40,7 @@ include: "rules/audit.smk"
 include: "rules/curate.smk"
 include: "rules/forward.smk"
 include: "rules/evaluate.smk"
+include: "rules/proof.smk"
 include: "rules/report.smk"
 
 
@@ -76,6 +80,16 @@ rule audit:
         "<results>/report/audit.svg",
     message:
         "The judge is audited: results/{config[name]}/audit/audit.json"
+
+
+rule proof:
+    input:
+        "<results>/arms.tsv",
+        "<results>/summary.json",
+        "<results>/proof/words.tsv",
+        "<results>/proof/quality.svg",
+    message:
+        "The proof is made: results/{config[name]}/arms.tsv and summary.json"
 
 
 rule curated:

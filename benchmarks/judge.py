@@ -6,7 +6,6 @@ TREES=trees.jsonl`), prints how often each signal agrees with people on which of
 better, beside length. Needs results/demo; writes results/bench/judge.json. Takes about half an hour on two cores.
 """
 
-import json
 import logging
 import os
 import sys
@@ -21,25 +20,10 @@ os.chdir(ROOT)
 import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
-from backtranslation import audit, judge, logs, records  # noqa: E402
+from backtranslation import audit, judge, logs, pairwise, records  # noqa: E402
 
 DEMO, OUTPUT = Path("results/demo"), Path("results/bench")
 VERDICTS = 28
-
-
-def preferences(trees: Path, path: Path) -> None:
-    """Each two replies to a first message that people ranked differently, as chosen and rejected."""
-    lines = []
-    for line in trees.read_text(encoding="utf-8").splitlines():
-        prompt = json.loads(line)["prompt"]
-        ranked = sorted((r for r in prompt["replies"] if r.get("rank") is not None), key=lambda r: r["rank"])
-        lines += [
-            {"instruction": prompt["text"], "chosen": better["text"], "rejected": worse["text"]}
-            for n, better in enumerate(ranked)
-            for worse in ranked[n + 1 :]
-            if better["rank"] < worse["rank"]
-        ]
-    records.write_jsonl(lines, path)
 
 
 def measure(name: str, pairs: list[records.Row], rubric: Path, signals: list[str], config: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +72,7 @@ def main(trees: str = "") -> None:
     figures["additive"] = measure("held-out pairs", pairs, additive, ["rating"], config)
     figures["written"] = measure("written verdicts", pairs[:VERDICTS], five, ["rating_generated"], config)
     if trees:
-        preferences(Path(trees), OUTPUT / "preferences.jsonl")
+        records.write_jsonl(pairwise.preferences(trees), OUTPUT / "preferences.jsonl")
         labels = audit.read_labels(OUTPUT / "preferences.jsonl")
         figures["preferences"] = measure("preferences", labels, five, everything, config)
     records.write_json(figures, OUTPUT / "judge.json")

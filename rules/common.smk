@@ -5,13 +5,15 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
+from snakemake.utils import Paramspace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import models, records, settings, sources
+from backtranslation import arms, models, records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -61,6 +63,27 @@ def check_config():
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
+        if (
+            "single" in config["proof"]["arms"]
+            and config["generation"]["candidates"] == 1
+        ):
+            raise settings.SettingsError(
+                "proof.arms: single needs generation.candidates above 1, or it is curated"
+            )
+        if config["proof"]["answers"] and "base" not in config["proof"]["arms"]:
+            raise settings.SettingsError(
+                "proof.arms: proof.answers needs base, against whose answers others are judged"
+            )
+        preferences = config["proof"]["preferences"]
+        if preferences and not Path(preferences).is_file():
+            raise settings.SettingsError(
+                f"proof.preferences: {preferences}: no such file"
+            )
+        rating = {"a4", "a5"} & set(config["proof"]["arms"])
+        if rating and "rating" not in asked:
+            raise settings.SettingsError(
+                f"proof.arms: {min(rating)} needs rating among judge.signals"
+            )
         settings.check_training(config)
         methods = workflow.deployment_settings.deployment_method
         if DeploymentMethod.CONDA not in methods:
@@ -73,7 +96,9 @@ check_config()
 
 
 # vllm pins other versions of torch and transformers, so it has an environment of its own.
-ENGINE_ENV = "../envs/vllm.yaml" if config["engine"] == "vllm" else "../envs/inference.yaml"
+ENGINE_ENV = (
+    "../envs/vllm.yaml" if config["engine"] == "vllm" else "../envs/inference.yaml"
+)
 
 
 def library(*modules):
@@ -274,6 +299,50 @@ def judge_settings(wildcards):
         "batch_tokens": config["generation"]["batch_tokens"],
         "random_seed": config["random_seed"],
     }
+
+
+# The grid of the proof: a training and a measurement for each arm, size and training seed.
+GRID = Paramspace(
+    pd.DataFrame(
+        arms.grid(*(config["proof"][key] for key in ("arms", "sizes", "seeds")))
+    )
+)
+
+
+def cells(path):
+    """The file of every cell of the grid."""
+    return expand(path, cell=GRID.instance_patterns)
+
+
+def judged(path):
+    """The file of every cell whose answers are judged, against those of the untouched model; none without answers."""
+    if not config["proof"]["answers"]:
+        return []
+    return [file for file in cells(path) if "/arm~base/" not in file]
+
+
+def cell_adapter(wildcards):
+    """The adapter of a cell; the untouched model has none."""
+    if wildcards.arm == "base":
+        return []
+    return f"<results>/proof/{GRID.wildcard_pattern}/adapter/training.json"
+
+
+def cell_candidates(wildcards):
+    """The rated candidates, of which some arms need none."""
+    if wildcards.arm in arms.UNAUGMENTED:
+        return []
+    return "<results>/curation/rated.parquet"
+
+
+def cell_seed(wildcards):
+    """The training seed of a cell, from which its draws come too."""
+    return int(wildcards.seed)
+
+
+def arm_training():
+    """What shapes the training of all arms: that of the forward model, in as many steps for each."""
+    return {**training_settings("forward"), "steps": config["proof"]["steps"]}
 
 
 def merge_memory(wildcards, attempt):

@@ -8,7 +8,7 @@ with logs.job(snakemake.log[0]):
     examples = records.read(snakemake.input.examples)
     kept, dropped = training.train(
         examples,
-        records.read(snakemake.input.heldout),
+        records.read(snakemake.input.heldout) if snakemake.input.get("heldout") else [],
         base,
         Template(models.load_tokenizer(base), snakemake.params.template),
         snakemake.params.training,

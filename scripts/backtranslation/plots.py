@@ -182,3 +182,47 @@ def iterations(rated: list[list[Row]], notebook: dict[str, int], paper: dict[str
     more = right.get_legend_handles_labels()
     figure.legend(handles + more[0], labels + more[1], loc="outside lower center", ncols=min(4, len(labels) + 2), frameon=False, fontsize=8)
     _save(figure, path)
+
+
+ARM_COLORS = {"curated": KEPT, "random": DROPPED, "oracle": LINE, "broken": "#999999", "augmented": "#CC79A7", "single": "#56B4E9", "all": "#E69F00"}
+
+
+def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) -> None:
+    """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit.
+
+    `arms` and `summary` are those of the proof (see `proof.table`, `proof.summary`). Bars are 95 % intervals over pairs and
+    seeds; the shaded part holds the slopes within alpha's interval.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.5, 1))
+    # All seeds together, where there are several.
+    part = arms[(arms["measure"] == measure) & ((arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1))]
+    for number, (arm, color) in enumerate(ARM_COLORS.items()):
+        line = part[part["arm"] == arm].sort_values("n")
+        if len(line):
+            # A little apart, so that bars do not hide each other.
+            at = line["n"] * (1 + 0.015 * (number - 3))
+            errors = [line["value"] - line["low"], line["high"] - line["value"]]
+            left.errorbar(at, line["value"], errors, color=color, marker="o", markersize=4, capsize=2, label=arm)
+    for arm, style in (("base", ":"), ("seed", "--"), ("seed_broken", "-.")):
+        for value in part.loc[part["arm"] == arm, "value"]:
+            left.axhline(value, color="black", linewidth=1, linestyle=style, label=arm)
+    left.set(xlabel="candidates added", ylabel=measure.replace("_", " "), xscale="log", title="quality against quantity")
+    sizes = sorted(part["n"].unique())
+    left.set_xticks([n for n in sizes if n], [str(n) for n in sizes if n])
+    left.minorticks_off()
+    fitted = arms[(arms["measure"] == summary["fitted"]) & (arms["arm"] == "curated") & arms["n"].isin(sizes)]
+    for _, points in fitted[fitted["seed"] != "all"].groupby("seed"):
+        right.plot(points["n"], points["value"], "o", color=KEPT, markersize=3, alpha=0.6)
+    if summary["alpha"] is not None:
+        # Back to the sign and unit of the measure itself.
+        unit = (-1 if summary["fitted"].endswith("loss") else 1) / (100 if "win_rate" in summary["fitted"] else 1)
+        n = np.linspace(fitted["n"].min(), fitted["n"].max(), 50)
+        away = np.log(n) - np.log(sorted(fitted["n"].unique())).mean()
+        middle = unit * (summary["alpha"] * np.log(sorted(fitted["n"].unique())).mean() + summary["constant"])
+        right.plot(n, middle + unit * summary["alpha"] * away, color=KEPT)
+        right.fill_between(n, middle + unit * summary["alpha_low"] * away, middle + unit * summary["alpha_high"] * away, color=KEPT, alpha=0.2)
+    right.set(xlabel="curated candidates", ylabel=summary["fitted"].replace("_", " "), xscale="log", title="scaling fit")
+    right.set_xticks(sorted(fitted["n"].unique()), [str(n) for n in sorted(fitted["n"].unique())])
+    right.minorticks_off()
+    _legend(figure)
+    _save(figure, path)

@@ -71,6 +71,9 @@ AUDITED = pa.schema(
 )
 """Pairs of the audit with what is known of them: `label` 1 is good; rows of one `pair` belong together."""
 
+MEASURED = pa.schema([(name, pa.string()) for name in ("id", "set", "instruction", "response", "other", "near")])
+"""Pairs that the arms of the proof are measured on; `other` and `near` are wrong instructions (see `arms.heldout`)."""
+
 DROPPED = pa.schema(
     [*_ORIGIN, ("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string()), ("text", pa.string())]
 )

@@ -1,0 +1,150 @@
+"""The arms of the proof: what each is trained on, and the pairs that all are measured on."""
+
+import numpy as np
+
+from backtranslation import augment
+from backtranslation.decontamination import Protected
+from backtranslation.dedup import bigrams, words
+from backtranslation.judge import best_of
+from backtranslation.records import Row, drop, row_id
+
+ARMS = {
+    "base": "the untouched model",
+    "seed": "the seed pairs alone (M_0)",
+    "all": "seed and all candidates, uncurated",
+    "a4": "seed and the candidates rated 4 or more",
+    "a5": "seed and the candidates rated 4.5 or more",
+    "curated": "seed and the n best candidates",
+    "single": "the same with one candidate for each segment, best of n off",
+    "random": "seed and n candidates drawn at random",
+    "augmented": "the n best candidates without the seed",
+    "oracle": "seed and n of the corpus's responses with their true instructions",
+    "broken": "the same responses with generated instructions, shuffled",
+    "seed_broken": "the seed pairs with their instructions shuffled",
+}
+"""What each arm is trained on; n is one of `proof.sizes`."""
+
+SIZED = ("curated", "single", "random", "augmented", "oracle", "broken")
+"""The arms that there are in every size."""
+
+UNAUGMENTED = ("base", "seed", "seed_broken")
+"""The arms that need no candidates."""
+
+
+class ArmError(ValueError):
+    """An arm has nothing to be trained on; the message says which, and why."""
+
+
+def grid(arms: list[str], sizes: list[int], seeds: list[int]) -> list[Row]:
+    """The cells of the grid, each with `arm`, `n` and `seed` as texts; `all` where the data say how many."""
+    return [
+        {"arm": arm, "n": str(n), "seed": str(seed)}
+        for arm in arms
+        for n in (sizes if arm in SIZED else ["0" if arm in UNAUGMENTED else "all"])
+        # Nothing is drawn for the untouched model.
+        for seed in (seeds if arm != "base" else [0])
+    ]
+
+
+def _shuffled(rows: list[Row]) -> list[Row]:
+    """The rows, each with the instruction of the one before; they come in a random order, so that is a random other."""
+    return [{**row, "instruction": rows[at - 1]["instruction"]} for at, row in enumerate(rows)]
+
+
+def added(arm: str, n: int | None, rated: list[Row], signal: str, random_seed: int) -> list[Row]:
+    """The candidates that an arm adds to the seed pairs; `n` of them where the arm has a size.
+
+    Draws depend on `random_seed` alone, so that the smaller sample is part of the larger, and `oracle` and
+    `broken` have the same responses. Raises ArmError when there are not as many.
+    """
+    if arm in UNAUGMENTED:
+        return []
+    if arm == "single":
+        first: dict[str, Row] = {}
+        for row in sorted(rated, key=lambda row: (row["id"] != row["segment"], row["id"])):
+            first.setdefault(row["segment"], row)
+        pool = list(first.values())
+    else:
+        pool = best_of(rated, signal)[0]
+    pool.sort(key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
+    if arm in ("a4", "a5"):
+        least = 4 if arm == "a4" else 4.5
+        pool = [row for row in pool if row["rating"] >= least]
+        if not pool:
+            raise ArmError(f"proof.arms: {arm}: no candidate is rated {least} or more; leave this arm out")
+    if arm in ("oracle", "broken"):
+        pool = [row for row in pool if row["true_instruction"]]
+    if arm in ("random", "oracle", "broken"):
+        pool.sort(key=lambda row: row["id"])
+        pool = [pool[at] for at in np.random.default_rng(random_seed).permutation(len(pool))]
+    if n is not None and len(pool) < n:
+        known = " with a known true instruction" if arm in ("oracle", "broken") else ""
+        raise ArmError(f"proof.sizes: {n} candidates are asked for, and there are {len(pool)}{known} for the arm {arm}")
+    pool = pool[:n]
+    if arm == "oracle":
+        return [{**row, "instruction": row["true_instruction"]} for row in pool]
+    return _shuffled(pool) if arm == "broken" else pool
+
+
+def examples(
+    arm: str,
+    n: int | None,
+    train: list[Row],
+    rated: list[Row],
+    signal: str,
+    tags: dict[str, str | None],
+    seed_share: float | None,
+    random_seed: int,
+) -> list[Row]:
+    """Training examples of an arm; see `added` and `augment.mix`. Of `base` none."""
+    if arm == "base":
+        return []
+    curated = added(arm, n, rated, signal, random_seed)
+    if arm == "augmented":
+        return augment.mix([], curated, tags)
+    if arm == "seed_broken":
+        train = _shuffled([train[at] for at in np.random.default_rng(random_seed).permutation(len(train))])
+    return augment.mix(train, curated, tags, seed_share)
+
+
+def heldout(
+    pairs: list[Row], train: list[Row], segments: list[Row], sample: list[Row], count: int, n: int, random_seed: int
+) -> tuple[list[Row], list[Row]]:
+    """(pairs to measure on, dropped): the held-out seed pairs, and true pairs of the corpus that were not drawn.
+
+    Of the corpus at most `count`, as long as those drawn are, and only where it knows an instruction. A pair with `n`
+    words in a row in common with anything that an arm is trained on is dropped. Each pair has a `set`, seed or
+    corpus, and two wrong instructions of the same set: `other`, a random one, and `near`, the most alike in
+    words (Jaccard index).
+    """
+    drawn, lengths = {row["id"] for row in sample}, [len(row["text"]) for row in sample]
+    left = [row for row in segments if row["true_instruction"] and row["id"] not in drawn and min(lengths) <= len(row["text"]) <= max(lengths)]
+    rng = np.random.default_rng(random_seed)
+    chosen = [{**left[at], "instruction": left[at]["true_instruction"], "response": left[at]["text"]} for at in rng.permutation(len(left))]
+    trained = [("seed", row["instruction"], row["response"]) for row in train]
+    trained += [("corpus", row["true_instruction"] or "", row["text"]) for row in sample]
+    protected = Protected([(name, text) for name, *both in trained for text in both if text], n)
+    kept: list[Row] = []
+    dropped: list[Row] = []
+    for name, rows, most in (("seed", pairs, len(pairs)), ("corpus", chosen, count)):
+        clean: list[Row] = []
+        for row in rows:
+            if len(clean) == most:
+                break
+            if found := next((hit for side in ("instruction", "response") if (hit := protected.match(row[side], bigrams(row[side])))), None):
+                dropped.append(drop(row, "proof", "contaminated", f"{found[1]}: {found[0][:200]}", row["response"]))
+            else:
+                clean.append({"id": row_id(name, row["id"]), "set": name, **{side: row[side] for side in ("instruction", "response")}})
+        kept += _with_wrong_instructions(clean)
+    return kept, dropped
+
+
+def _with_wrong_instructions(rows: list[Row]) -> list[Row]:
+    if len(rows) < 2:
+        return []
+    said = [set(words(row["instruction"])) for row in rows]
+    found = []
+    for at, row in enumerate(rows):
+        alike = [len(said[at] & other) / len(said[at] | other or {""}) if to != at else -1.0 for to, other in enumerate(said)]
+        found.append({**row, "other": rows[at - 1]["instruction"], "near": rows[int(np.argmax(alike))]["instruction"]})
+    return found

@@ -1,0 +1,13 @@
+from backtranslation import engines, logs, models, pairwise, records
+from backtranslation.templates import Template
+
+with logs.job(snakemake.log[0]):
+    given, params, cell = snakemake.input, snakemake.params, snakemake.wildcards
+    base = models.folder_of(given.judge)
+    template = Template(models.load_tokenizer(base), params.template)
+    engine = engines.TransformersEngine(base, template.stop_id, batch_tokens=params.batch_tokens, **params.precision)
+    answers = zip(records.read_jsonl(given.own), records.read_jsonl(given.other), strict=True)
+    rows = [{"id": own["id"], "instruction": own["prompt"], "own": own["answer"], "other": other["answer"]} for own, other in answers]
+    wins = pairwise.compare(rows, engine, template)
+    with records.atomic(snakemake.output.wins) as temporary:
+        wins.assign(arm=cell.arm, size=cell.n, seed=cell.seed).to_csv(temporary, sep="\t", index=False)

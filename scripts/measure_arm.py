@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from backtranslation import engines, evaluation, logs, models, proof, records
+from backtranslation.templates import Template, both_tags
+
+with logs.job(snakemake.log[0]):
+    given, params = snakemake.input, snakemake.params
+    base = models.folder_of(given.manifest)
+    template = Template(models.load_tokenizer(base), params.template)
+    adapter = Path(given.adapter).parent if given.adapter else None
+    engine = engines.TransformersEngine(base, template.stop_id, adapter, batch_tokens=params.batch_tokens, **params.precision)
+    pairs, system = records.read(given.heldout), both_tags(params.tags)
+    values = proof.measure(pairs, engine, template, system)
+    asked = [{"id": row["id"], "prompt": row["instruction"], "system": system} for row in pairs if row["set"] == "seed"][: params.answers]
+    answers = evaluation.answers(asked, engine, template) if asked else []
+    added = sum(row["origin"] == "augmented" for row in records.read(given.examples))
+    cell = {"arm": params.cell["arm"], "size": params.cell["n"], "n": added, "seed": params.cell["seed"]}
+    records.write_jsonl(
+        [{"id": row["id"], "prompt": row["prompt"], "answer": answer} for row, answer in zip(asked, answers, strict=True)],
+        snakemake.output.answers,
+    )
+    with records.atomic(snakemake.output.values) as temporary:
+        values.assign(**cell).to_csv(temporary, sep="\t", index=False)

@@ -1,0 +1,295 @@
+"""The proof: arms are what they are called, measures see what they should, and what is said follows from the figures."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import pair, run_snakemake, segment
+
+from backtranslation import arms, audit, engines, evaluation, pairwise, proof, records
+from backtranslation.records import row_id
+
+TAGS = {"seed": "as an assistant", "augmented": "from the web"}
+RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "proved.yaml"]
+TRAIN = [pair(n) for n in range(1, 7)]
+
+
+def rated(count: int = 10, candidates: int = 2) -> list[dict]:
+    """Candidates with a rising combination; of each segment the second candidate is the better one."""
+    rows = []
+    for number in range(100, 100 + count):
+        for n in range(candidates):
+            row = {**segment(number), "segment": f"{number:016x}", "true_instruction": f"True question {number}?" if number % 2 else None}
+            row |= {"id": row_id(f"{number:016x}", str(n)) if n else f"{number:016x}", "instruction": f"Question {number} of writer {n}?"}
+            rows.append({**row, **dict.fromkeys(records.SIGNALS, math.nan), "combination": (number - 100) / count + n / 100, "rating": 3 + (number - 100) / count + n / 10})
+    return rows
+
+
+def made(arm: str, n: int | None = None, seed: int = 1) -> list[dict]:
+    return arms.examples(arm, n, TRAIN, rated(), "combination", TAGS, None, seed)
+
+
+def of(rows: list[dict], origin: str) -> dict[str, str]:
+    return {row["completion"]: row["prompt"] for row in rows if row["origin"] == origin}
+
+
+def test_arms_are_trained_on_what_they_are_called():
+    true = {row["response"]: row["instruction"] for row in TRAIN}
+    assert made("base") == [] and of(made("seed"), "seed") == true and not of(made("seed"), "augmented")
+    curated = of(made("curated", 3), "augmented")
+    assert set(curated.values()) == {f"Question {n} of writer 1?" for n in (107, 108, 109)}
+    assert set(of(made("single", 3), "augmented").values()) == {f"Question {n} of writer 0?" for n in (107, 108, 109)}
+    assert of(made("augmented", 3), "augmented") == curated and not of(made("augmented", 3), "seed")
+    assert len(of(made("all"), "augmented")) == 10
+    assert set(of(made("a4"), "augmented").values()) == {"Question 109 of writer 1?"}
+    with pytest.raises(arms.ArmError, match=r"proof\.arms: a5: no candidate is rated 4\.5 or more"):
+        made("a5")
+    with pytest.raises(arms.ArmError, match=r"proof\.sizes: 11 candidates are asked for, and there are 10 for the arm random"):
+        made("random", 11)
+    with pytest.raises(arms.ArmError, match="there are 5 with a known true instruction for the arm oracle"):
+        made("oracle", 6)
+
+
+def test_draws_follow_the_seed_and_smaller_ones_are_part_of_larger_ones():
+    assert made("random", 4) == made("random", 4) and made("random", 4) != made("random", 4, seed=2)
+    assert of(made("random", 4), "augmented").items() <= of(made("random", 6), "augmented").items()
+    assert made("curated", 4) == made("curated", 4, seed=2)
+
+
+def test_controls_differ_in_their_instructions_alone():
+    oracle, broken = (of(made(arm, 4), "augmented") for arm in ("oracle", "broken"))
+    assert set(oracle) == set(broken)
+    right = {row["text"]: row for row in rated()}
+    assert all(prompt == right[text]["true_instruction"] for text, prompt in oracle.items())
+    assert all(prompt.startswith("Question") and prompt.split()[1] not in text.split() for text, prompt in broken.items())
+    true, shuffled = of(made("seed"), "seed"), of(made("seed_broken"), "seed")
+    assert set(true) == set(shuffled) and sorted(true.values()) == sorted(shuffled.values())
+    assert all(true[text] != shuffled[text] for text in true)
+
+
+def test_grid_has_a_cell_for_every_size_and_seed_that_matter():
+    cells = arms.grid(["base", "seed", "all", "random"], [20, 40], [1, 2])
+    found = [(cell["arm"], cell["n"], cell["seed"]) for cell in cells]
+    assert found[:5] == [("base", "0", "0"), ("seed", "0", "1"), ("seed", "0", "2"), ("all", "all", "1"), ("all", "all", "2")]
+    assert found[5:] == [("random", "20", "1"), ("random", "20", "2"), ("random", "40", "1"), ("random", "40", "2")]
+
+
+def test_no_pair_is_measured_that_an_arm_was_trained_on():
+    corpus = [{**segment(n, f"River {n} begins on {n} hills, and ends {n} miles on in sea {n}."), "true_instruction": f"Where does river {n} run?"} for n in range(1, 20)]
+    sample = [corpus[0], {**segment(99, "One two three four five six seven eight nine ten eleven twelve."), "true_instruction": None}, segment(98, "x" * 400)]
+    # A copy of a drawn text under another id, a text without an instruction, one that is far too long.
+    copy = {**corpus[0], "id": "copy"}
+    others = [{**segment(97, "A short text of unknown origin."), "true_instruction": None}, {**segment(96, "y" * 900), "true_instruction": "Why y?"}]
+    heldout = [pair(50, "Is this a new question about the old town hall clock?", "It is."), pair(51, "What does it say: one two three four five six?", "Numbers."), pair(52, "And what else is there to see in that town?", "A bridge.")]
+    kept, dropped = arms.heldout(heldout, TRAIN, [*corpus, copy, *others], sample, 12, 6, 42)
+    assert {row["id"] for row in dropped} >= {heldout[1]["id"]} and {row["reason"] for row in dropped} == {"contaminated"}
+    seed, rest = ([row for row in kept if row["set"] == name] for name in ("seed", "corpus"))
+    assert [row["instruction"] for row in seed] == [heldout[0]["instruction"], heldout[2]["instruction"]]
+    assert len(rest) == 12 and not {row["response"] for row in rest} & {row["text"] for row in [*sample, *others]}
+    for part in (seed, rest):
+        said = {row["instruction"] for row in part}
+        assert all(row["other"] in said and row["near"] in said and row["instruction"] not in (row["other"], row["near"]) for row in part)
+
+
+def test_contrast_is_what_the_instruction_adds(tiny, template):
+    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    rows = [{"id": str(n), "set": "seed", **{name: f"{name} {n}?" for name in ("instruction", "other", "near")}, "response": f"The iterator {n} works."} for n in range(3)]
+    found = proof.measure(rows, engine, template, "Be brief.").pivot(index="id", columns="measure", values="value")
+
+    def loss(name: str) -> np.ndarray:
+        asked = [{"prompt": row[name], "completion": row["response"], "system": "Be brief."} for row in rows]
+        return evaluation.losses(asked, engine, template)
+
+    assert found["seed_loss"].to_numpy() == pytest.approx(loss("instruction"), abs=1e-5)
+    assert found["seed_contrast"].to_numpy() == pytest.approx(loss("other") - loss("instruction"), abs=1e-5)
+    assert found["seed_contrast_near"].to_numpy() == pytest.approx(loss("near") - loss("instruction"), abs=1e-5)
+
+
+def planted(effects: dict[str, float], noise: float, pairs: int = 40, seeds: int = 3, sizes: tuple[str, ...] = ("20", "80")) -> pd.DataFrame:
+    """A loss that sees `effects` and one that sees nothing; pairs differ far more than arms do."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(2, 1, pairs)
+    rows = []
+    for arm, effect in effects.items():
+        for size in sizes if arm in arms.SIZED else ("0",):
+            for seed in range(1, seeds + 1) if arm != "base" else [0]:
+                gain = effect * np.log(int(size) + 1) if arm == "curated" else effect
+                for name, seen in (("seed_loss", gain), ("seed_contrast", 0)):
+                    values = hard + seen + rng.normal(0, noise, pairs)
+                    rows += [{"arm": arm, "size": size, "n": int(size), "seed": str(seed), "measure": name, "id": str(n), "value": v} for n, v in enumerate(values)]
+    return pd.DataFrame(rows)
+
+
+EFFECTS = {"base": 0.0, "seed": -0.1, "curated": -0.1, "random": -0.15, "oracle": -0.6, "broken": 0.0}
+
+
+def test_planted_differences_are_found_and_no_others():
+    values = planted(EFFECTS, 0.05)
+    compared = proof.comparisons(values, 42)
+    says = compared.set_index(["measure", "comparison"])["says"]
+    assert says["seed_loss", "oracle_vs_broken"] == says["seed_loss", "curated_vs_random"] == says["seed_loss", "curated_vs_seed"] == "better"
+    assert says["seed_loss", "oracle_vs_curated"] == "better"
+    assert (says["seed_contrast"] == "no difference shown").sum() >= len(says["seed_contrast"]) - 1
+    figures = proof.summary(values, compared, 42)
+    assert figures["measure"] == "seed_loss" and figures["admitted"] == ["seed_loss"]
+    assert figures["curated_vs_random_high"] < 0 and (figures["seeds"], figures["n_heldout"]) == (3, 40)
+    # w is minus the loss, so it grows by 0.1 with log N (nearly: the plant has log(N + 1)).
+    assert figures["alpha_low"] < figures["alpha"] < figures["alpha_high"] and figures["alpha"] == pytest.approx(0.1, abs=0.02)
+    assert any("curated is better than random" in said for said in figures["words"])
+
+
+def test_a_measure_that_cannot_tell_right_from_wrong_judges_nothing():
+    values = planted({**EFFECTS, "oracle": 0.0}, 0.3)
+    figures = proof.summary(values, proof.comparisons(values, 42), 42)
+    assert figures["admitted"] == [] and "nothing below can judge curation" in figures["words"][0]
+
+
+def test_without_true_instructions_the_seed_is_the_control():
+    values = planted({"base": 0.0, "seed": -0.3, "seed_broken": 0.0, "curated": -0.1}, 0.05, sizes=("20",))
+    figures = proof.summary(values, proof.comparisons(values, 42), 42)
+    assert figures["controls"] == ["seed", "seed_broken"] and figures["oracle_vs_broken_high"] < 0
+    assert figures["curated_vs_random_diff"] is None and figures["alpha"] is None
+    alone = values[values["arm"] == "base"]
+    figures = proof.summary(alone, proof.comparisons(alone, 42), 42)
+    assert figures["admitted"] == [] and "no measure is admitted" in figures["words"][0]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    hit = 0
+    for n in range(200):
+        values = rng.normal(0, 0.3, (8, 1)) + rng.normal(0, 1, (1, 40)) + rng.normal(0, 0.5, (8, 40))
+        _, low, high = proof.interval(values, n, draws=500)
+        hit += low <= 0 <= high
+    assert 0.88 <= hit / 200 <= 0.99
+
+
+def test_table_has_every_cell_and_all_seeds_together():
+    values = planted(EFFECTS, 0.05)
+    table = proof.table(values, 42)
+    assert list(table.columns) == ["arm", "n", "seed", "measure", "value", "low", "high"]
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+    curated = table[(table["arm"] == "curated") & (table["measure"] == "seed_loss") & (table["n"] == 80)].set_index("seed")["value"]
+    assert set(curated.index) == {"1", "2", "3", "all"} and curated["all"] == pytest.approx(curated.drop("all").mean())
+
+
+class Reader:
+    """A judge that scores an answer by `score(place, text)` and believes it fully."""
+
+    context = 2048
+
+    def __init__(self, template, score):
+        self.template, self.score = template, score
+
+    def choice_logprobs(self, prompts, choices):
+        found = []
+        for ids in prompts:
+            text = self.template.tokenizer.decode(ids)
+            answers = re.search(r"Answer 1:\n(.*?)\n\nAnswer 2:\n(.*?)\n\nWhich", text, re.DOTALL).groups()
+            found.append([self.score(place, answer) for place, answer in enumerate(answers)])
+        return np.array(found, dtype=float)
+
+
+PREFERENCES = [{"instruction": f"What is {n}?", "chosen": "a b c d"[: 7 - 4 * (n % 4 == 0)], "rejected": "a b c"} for n in range(20)]
+
+
+def test_audit_of_the_pairwise_judge_sees_position_and_length(template):
+    longer = pairwise.audited(PREFERENCES, Reader(template, lambda place, text: len(text)), template, 42)
+    assert longer["agreement"] == longer["always_longer"] == 0.75 and longer["low"] < 0.75 < longer["high"]
+    assert (longer["consistent"], longer["longer"], longer["people_longer"], longer["n"]) == (1, 1, 0.75, 20)
+    assert longer["first"] == pytest.approx(0.5)
+    first = pairwise.audited(PREFERENCES, Reader(template, lambda place, text: -9 * place), template, 42)
+    assert first["first"] > 0.99 and first["consistent"] == 0 and first["agreement"] == 0.5
+
+
+def test_a_real_model_judges_alike_whoever_is_named_first(tiny, template):
+    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    rows = [{"id": str(n), "instruction": f"What is {n}?", "own": f"It is {n * 7}.", "other": f"The number {n}."} for n in range(4)]
+    rows.append({**rows[0], "id": "4", "other": rows[0]["own"]})
+    wins = pairwise.compare(rows, engine, template)["win"]
+    swapped = pairwise.compare([{**row, "own": row["other"], "other": row["own"]} for row in rows], engine, template)["win"]
+    assert (wins + swapped == 1).all() and wins.iloc[-1] == 0.5
+    long = {"instruction": "word " * 3000, "own": "a", "other": "b"}
+    assert np.isnan(pairwise.prefer([long], engine, template)).all()
+
+
+def test_length_control_takes_away_what_length_explains():
+    rng = np.random.default_rng(0)
+    parts = []
+    for arm, mean in (("short", -20), ("long", 20)):
+        longer = rng.normal(mean, 20, 4000)
+        win = (rng.random(4000) < 0.5 + 0.3 * np.tanh(longer / 28)).astype(float)
+        parts.append(pd.DataFrame({"id": range(4000), "arm": arm, "size": "20", "seed": "1", "win": win, "longer": longer}))
+    rates = pairwise.win_rates(pd.concat(parts)).groupby(["measure", "arm"])["value"].mean()
+    assert rates["seed_win_rate", "long"] - rates["seed_win_rate", "short"] > 0.2
+    assert rates["seed_win_rate_lc", "long"] - rates["seed_win_rate_lc", "short"] == pytest.approx(0, abs=0.05)
+
+
+def test_preferences_come_from_rows_and_from_trees(tmp_path):
+    replies = [{"text": "good", "rank": 0}, {"text": "bad", "rank": 2}, {"text": "so so", "rank": 1}, {"text": "new", "rank": None}]
+    records.write_jsonl([{"prompt": {"text": "Why?", "replies": replies}}], tmp_path / "trees.jsonl")
+    found = pairwise.preferences(tmp_path / "trees.jsonl")
+    assert [(row["chosen"], row["rejected"]) for row in found] == [("good", "so so"), ("good", "bad"), ("so so", "bad")]
+    records.write_jsonl(PREFERENCES, tmp_path / "rows.jsonl")
+    assert pairwise.preferences(tmp_path / "rows.jsonl") == PREFERENCES
+    records.write_jsonl([{"instruction": "Why?", "chosen": "x"}], tmp_path / "broken.jsonl")
+    with pytest.raises(audit.AuditError, match="row 1: the field rejected is missing"):
+        pairwise.preferences(tmp_path / "broken.jsonl")
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory, tiny):
+    """A folder in which the grid was run on a tiny model, from candidates and ratings that were there."""
+    folder = tmp_path_factory.mktemp("proved")
+    results = folder / "results" / "proved"
+    model = {"kind": "path", "name": str(tiny), "revision": None, "file": None, "sha256": None, "template": "auto"}
+    grid = {"arms": ["base", "oracle"], "sizes": [4], "seeds": [1], "steps": 2, "corpus_pairs": 5, "answers": 2}
+    config = {"name": "proved", "model": model, "proof": grid, "decontamination": {"words": 12}, "precision": {"dtype": "float32"}}
+    (folder / "proved.yaml").write_text(yaml.safe_dump(config))
+    # The model first, so that it is older than what is said to have been made with it.
+    code, printed = run_snakemake(folder, "proof", "--until", "fetch_model", *RUN)
+    assert code == 0, printed
+    corpus = [{**segment(n), "true_instruction": f"True question {n}?", "source_number": 0, "stratum": None} for n in range(100, 120)]
+    for rows, schema, name in (
+        (TRAIN, records.PAIRS, "seed/train"),
+        ([pair(n) for n in range(50, 54)], records.PAIRS, "seed/heldout"),
+        (corpus, records.CORPUS, "corpus/segments"),
+        (corpus[:10], records.SEGMENTS, "corpus/sample"),
+        (rated(), records.RATED, "curation/rated"),
+    ):
+        records.write(rows, schema, results / f"{name}.parquet")
+    code, printed = run_snakemake(folder, "proof", *RUN)
+    assert code == 0, printed
+    assert "rule ingest_seed" not in printed and "rule rate_candidates" not in printed
+    return folder
+
+
+def test_grid_runs_from_what_a_run_has_made(proved):
+    results = proved / "results" / "proved"
+    arms_made = pd.read_csv(results / "arms.tsv", sep="\t")
+    assert {(line.arm, line.n) for line in arms_made.itertuples()} == {("base", 0), ("oracle", 4)}
+    measured = {f"{part}_{name}" for part in ("seed", "corpus") for name in ("loss", "contrast", "contrast_near")}
+    assert set(arms_made["measure"]) == measured | {"seed_win_rate", "seed_win_rate_lc"}
+    rates = arms_made[arms_made["measure"] == "seed_win_rate"]
+    assert set(rates["arm"]) == {"oracle"} and rates["value"].between(0, 1).all()
+    steps = {records.read_json(path)["steps"] for path in results.glob("proof/arm~*/n~4/seed~1/adapter/training.json")}
+    assert steps == {2}
+    figures = records.read_json(results / "summary.json")
+    # Without a control no measure is admitted, and the summary says so.
+    assert figures["oracle_vs_broken_diff"] is None and figures["admitted"] == [] and "no measure is admitted" in figures["words"][0]
+    assert {"measure", "seeds", "n_heldout", "alpha", "curated_vs_random_diff"} <= set(figures) and figures["words"]
+    assert figures["judge"]["n"] == 4 and any("pairwise judge agrees" in said for said in figures["words"])
+    assert "oracle" in (results / "proof" / "quality.svg").read_text()
+
+
+def test_another_plot_setting_trains_nothing(proved):
+    code, printed = run_snakemake(proved, "proof", *RUN, "--dry-run", "--config", "proof={drawn: corpus_contrast}")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE))
+    assert code == 0 and jobs == {"draw_proof": "1", "proof": "1", "total": "2"}, printed
+    (proved / "longer.yaml").write_text("proof: {steps: 3}")
+    code, printed = run_snakemake(proved, "proof", *RUN, "longer.yaml", "--dry-run")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE))
+    assert code == 0 and (jobs["train_arm"], jobs["measure_arm"]) == ("1", "1") and "mix_arm" not in jobs, printed
