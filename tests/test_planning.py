@@ -122,6 +122,9 @@ def test_local_rows_and_tokens_are_counted(tmp_path, tiny):
     question = len(tokenizer(config["backward"]["prompt"].replace("{response}", ""))["input_ids"])
     assert jobs["train_backward"].trained == pytest.approx(30 * (exact + question), rel=0.01)
     assert not any("assumed" in note or "characters" in note for note in plan.notes)
+    # 27 trainings of 30 steps of 4 examples, and the untouched model; 10 held-out and at most 60 pairs, each under three instructions.
+    tokens = [f"{count * exact:,.0f}" for count in (27 * 30 * 4, 28 * 70 * 3)]
+    assert any(f"28 cells: about {tokens[0]} tokens trained on, at most {tokens[1]} read" in note for note in plan.notes), plan.notes
 
 
 def test_hours_come_from_an_earlier_run(tmp_path, tiny):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from backtranslation import segments, sources
+from backtranslation.arms import grid
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
 from backtranslation.training import paper_steps
@@ -459,6 +460,10 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     ]
     compared = min(config["audit"]["pairs"], heldout)
     jobs.append(Job("round_trip", compared, read=5 * compared * backward, written=2 * compared * asked))
+    proof, cells = config["proof"], grid(*(config["proof"][key] for key in ("arms", "sizes", "seeds")))
+    shown = proof["steps"] * training["batch_size"] * training["gradient_accumulation"] * sum(cell["arm"] != "base" for cell in cells)
+    measured = 3 * (heldout + proof["corpus_pairs"]) * len(cells)
+    notes.append(f"the proof, which the target proof makes on top, has {len(cells)} cells: about {shown * forward:,.0f} tokens trained on, at most {measured * forward:,.0f} read")
     notes.append(f"an instruction is taken to have {asked:.0f} tokens, as those of the seed, a pair {forward:.0f}")
     return jobs
 
