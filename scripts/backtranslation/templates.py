@@ -20,9 +20,17 @@ LLAMA2 = (
     "{% elif message['role'] == 'user' %}{{ bos_token }} [INST] {{ ns.system + message['content'] }} [/INST]{% set ns.system = '' %}"
     "{% else %} {{ message['content'] }} {{ eos_token }}{% endif %}{% endfor %}"
 )
-NAMED = {"chatml": CHATML, "llama2": LLAMA2}
+# For base models, whose tokenizer has no tokens for turns: headings that they know from text, as in Alpaca's format.
+PLAIN = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}\n\n"
+    "{% elif message['role'] == 'user' %}### Instruction:\n{{ message['content'] }}\n\n### Response:\n"
+    "{% else %}{{ message['content'] }}{{ eos_token }}\n\n{% endif %}{% endfor %}"
+)
+NAMED = {"chatml": CHATML, "llama2": LLAMA2, "plain": PLAIN}
 
 _MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+# Only where they are structure: elsewhere they are headings like others.
+_HEADINGS = ("### Instruction:", "### Response:")
 _PROBE = "PROBE-7f3a"
 
 
@@ -51,8 +59,8 @@ class Encoded:
 class Template:
     """Formats chat turns of one tokenizer.
 
-    `name` is `auto` (the tokenizer's own chat template), `chatml` or `llama2`. Training examples
-    are `prompt` followed by `completion`, so the prefix a model sees in training is the prompt it
+    `name` is `auto` (the tokenizer's own chat template), `chatml`, `llama2` or `plain`. Training examples are
+    `prompt` followed by `completion`, so the prefix a model sees in training is the prompt it
     sees later, token for token. Text from outside cannot end a turn: special tokens inside it are
     broken up by a space (see `neutral`).
 
@@ -69,11 +77,14 @@ class Template:
         self.jinja: str = NAMED.get(name) or tokenizer.chat_template
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         # Longest first, so that a token which contains another one is found whole.
-        ordered = sorted({*tokenizer.all_special_tokens, *added, *_MARKERS}, key=len, reverse=True)
+        ordered = sorted({*tokenizer.all_special_tokens, *added, *_MARKERS, *(_HEADINGS if name == "plain" else ())}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, ordered)))
         # Some tokenizers put a BOS in front by themselves; the template may have written it already.
         empty = tokenizer("", add_special_tokens=True)["input_ids"]
         self._adds_bos = tokenizer.bos_token_id is not None and empty[:1] == [tokenizer.bos_token_id]
+        if name == "plain" and self._adds_bos:
+            # So that the exported template writes it too.
+            self.jinja = "{{ bos_token }}" + self.jinja
         self._system_role = self._has_system_role()
         self.stop_id = self._find_stop()
 
