@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import pair, run_snakemake, segment
 
-from backtranslation import arms, audit, engines, evaluation, pairwise, proof, records
+from backtranslation import arms, audit, engines, evaluation, pairwise, plots, proof, records
 from backtranslation.records import row_id
 
 TAGS = {"seed": "as an assistant", "augmented": "from the web"}
@@ -165,6 +165,17 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         _, low, high = proof.interval(values, n, draws=500)
         hit += low <= 0 <= high
     assert 0.88 <= hit / 200 <= 0.99
+
+
+def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
+    values = planted({**EFFECTS, "augmented": 0.0}, 0.05)
+    figures = proof.summary(values, proof.comparisons(values, 42), 42)
+    plots.quality(proof.table(values, 42), figures, "seed_contrast", tmp_path / "quality.svg")
+    drawn = (tmp_path / "quality.svg").read_text()
+    assert all(f">{text}<" in drawn for text in (*EFFECTS, "augmented", "seed contrast", "scaling fit"))
+    with pytest.raises(ValueError, match=r"proof\.drawn: corpus_loss was not measured; there are seed_loss, seed_contrast"):
+        plots.quality(proof.table(values, 42), figures, "corpus_loss", tmp_path / "none.svg")
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_table_has_every_cell_and_all_seeds_together():

@@ -191,8 +191,10 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
     """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit.
 
     `arms` and `summary` are those of the proof (see `proof.table`, `proof.summary`). Bars are 95 % intervals over pairs and
-    seeds; the shaded part holds the slopes within alpha's interval.
+    seeds; the shaded part holds the slopes within alpha's interval. Raises ValueError when `measure` was not measured.
     """
+    if measure not in set(arms["measure"]):
+        raise ValueError(f"proof.drawn: {measure} was not measured; there are {', '.join(arms['measure'].unique())}")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.5, 1))
     # All seeds together, where there are several.
     part = arms[(arms["measure"] == measure) & ((arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1))]
