@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus clean
+.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill-slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -99,6 +99,11 @@ $(REFERENCE_VENV)/.ready: benchmarks/requirements-datatrove.txt
 
 $(VENV)/.datatrove: benchmarks/requirements-datatrove.txt
 	@$(call install,-r benchmarks/requirements-datatrove.txt)
+
+# What SLURM does to jobs (scancel, a lost node, the time limit, an absent slurmctld), on a cluster that it starts on this
+# machine as root; takes a quarter of an hour. Writes results/bench/slurm_drill.json.
+drill-slurm: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/slurm_drill.py
 
 # Removes what `make` installed; results stay.
 clean:

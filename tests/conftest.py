@@ -37,13 +37,17 @@ def byte_tokenizer(special: list[str], **names: str):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-@pytest.fixture(scope="session")
-def chatml_tokenizer():
+def make_chatml_tokenizer():
     from backtranslation.templates import CHATML as JINJA
 
     tokenizer = byte_tokenizer(CHATML, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>")
     tokenizer.chat_template = JINJA
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def chatml_tokenizer():
+    return make_chatml_tokenizer()
 
 
 @pytest.fixture(scope="session")
@@ -56,33 +60,37 @@ def llama_tokenizer():
     return tokenizer
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory, chatml_tokenizer) -> Path:
-    """Folder with a random two-layer Llama in float32 and the ChatML tokenizer."""
+def tiny_llama(folder: Path, tokenizer, context: int = 2048) -> Path:
+    """Writes a random two-layer Llama in float32 to `folder`, with its tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(chatml_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,  # the smallest that vllm computes on a CPU
-        max_position_embeddings=2048,
-        bos_token_id=chatml_tokenizer.bos_token_id,
-        eos_token_id=chatml_tokenizer.eos_token_id,
-        pad_token_id=chatml_tokenizer.pad_token_id,
+        max_position_embeddings=context,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    folder = tmp_path_factory.mktemp("tiny")
     model = LlamaForCausalLM(config)
     # Sharper than a fresh model, whose next token is a coin toss among all.
     model.lm_head.weight.data.mul_(20)
     model.save_pretrained(folder)
-    chatml_tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, chatml_tokenizer) -> Path:
+    """Folder with a random two-layer Llama in float32 and the ChatML tokenizer."""
+    return tiny_llama(tmp_path_factory.mktemp("tiny"), chatml_tokenizer)
 
 
 @pytest.fixture(scope="session")

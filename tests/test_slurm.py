@@ -1,58 +1,27 @@
 """The whole workflow as jobs of a real SLURM on this machine: two nodes with a pretended GPU each."""
 
 import os
-import shutil
-import subprocess
+import re
 
 import pytest
+import slurm_cluster
 from conftest import ROOT, promised_but_missing, run_snakemake, write_tiny_run
-
-CLUSTER = ROOT / "tests" / "slurm_cluster.sh"
-DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
-# Looks for the state of jobs more often than is polite to a cluster that others use.
-RUN = [
-    "--workflow-profile",
-    str(ROOT / "profiles" / "slurm"),
-    "--configfile",
-    "my.yaml",
-    "--slurm-init-seconds-before-status-checks",
-    "1",
-]
-FIELDS = ("jobid", "comment", "start", "end", "nodelist", "alloctres", "state")
+from slurm_cluster import jobs
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    missing = [name for name in DAEMONS if not shutil.which(name, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")]
-    if missing:
-        pytest.skip(
-            f"SLURM is not installed here ({', '.join(missing)} missing); `tests/slurm_cluster.sh install` does it on Debian"
-        )
-    if os.geteuid() != 0:
-        pytest.skip("only root can start a SLURM of its own")
-    folder = tmp_path_factory.mktemp("slurm")
-    # mariadb and munge run as users of their own, who must get to their folders.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
-    try:
-        subprocess.run([CLUSTER, "start", folder], check=True, timeout=120)
+    if reason := slurm_cluster.why_not():
+        pytest.skip(reason)
+    with slurm_cluster.running(tmp_path_factory.mktemp("slurm")) as folder:
         yield folder
-    finally:
-        subprocess.run([CLUSTER, "stop", folder], check=True, timeout=120)
-
-
-def jobs() -> list[dict[str, str]]:
-    """What the accounting says of all jobs; times are ISO, which sorts."""
-    command = ["sacct", "--allocations", "--parsable2", "--noheader", "--format", ",".join(FIELDS)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [dict(zip(FIELDS, line.split("|"), strict=True)) for line in printed.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def finished(cluster, tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("run")
     write_tiny_run(folder, tiny)
-    code, printed = run_snakemake(folder, *RUN, timeout=900)
+    code, printed = run_snakemake(folder, *slurm_cluster.PROFILE, "--configfile", "my.yaml", timeout=900)
     assert code == 0, printed
     return folder / "results" / "tiny"
 
@@ -63,7 +32,7 @@ def test_every_promised_file_is_there(finished):
 
 def test_shards_run_side_by_side_on_both_nodes(finished):
     for rule in ("write_instructions", "rate_candidates"):
-        first, second = [job for job in jobs() if job["comment"].startswith(f"rule_{rule}_")]
+        first, second = [job for job in jobs() if job["rule"] == rule]
         assert {first["nodelist"], second["nodelist"]} == {"n1", "n2"}
         assert max(first["start"], second["start"]) < min(first["end"], second["end"]), (first, second)
 
@@ -72,10 +41,26 @@ def test_jobs_ask_for_what_they_use(finished):
     """A GPU where a model computes, and one job of SLURM for short rules that follow one another; fetching stays on the login node."""
     found = jobs()
     assert {job["state"] for job in found} == {"COMPLETED"}
-    names = [job["comment"].removeprefix("rule_").split("_wildcards_")[0] for job in found]
-    with_gpu = {name for name, job in zip(names, found, strict=True) if "gres/gpu=1" in job["alloctres"]}
     models = {"train_backward", "train_forward", "write_instructions", "audit_judge", "rate_candidates", "evaluate_forward", "evaluate", "round_trip"}
-    assert with_gpu == models
-    # A job of several rules is called by its group and their names.
+    assert {job["rule"] for job in found if "gres/gpu=1" in job["alloctres"]} == models
     groups = {"seed_ingest_seed_reverse_seed", "corpus_deduplicate_corpus_sample_segments", "report_report_figures_report_funnel"}
-    assert groups <= set(names) and not {"fetch_model", "ingest_seed", "sample_segments", "report_figures"} & set(names), names
+    rules = {job["rule"] for job in found}
+    assert groups <= rules and not {"fetch_model", "ingest_seed", "sample_segments", "report_figures"} & rules, rules
+
+
+def test_the_profiles_example_asks_for_several_gpus_of_one_node(finished, tmp_path, monkeypatch):
+    """What sbatch is called with; the cluster of the tests has no such node."""
+    text = (ROOT / "profiles" / "slurm" / "profile.yaml").read_text()
+    example = re.search(r"^# set-resources:\n(#   \w+: .*\n)+", text, re.MULTILINE).group()
+    (tmp_path / "profile.yaml").write_text(text.replace(example, example.replace("# ", "", 1).replace("\n# ", "\n")))
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 1\n')
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    target = "results/tiny/backward/adapter/training.json"
+    arguments = ["--workflow-profile", str(tmp_path), "--configfile", "my.yaml", "--retries", "0", "--forcerun", "train_backward"]
+    code, printed = run_snakemake(finished.parents[1], target, *arguments, timeout=300)
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert code != 0 and "rule_train_backward" in asked, printed
+    for option in ("-p gpu", "--gpus=a100:4", "--nodes=1", "--mem 64000", "-t 1440", "--cpus-per-task=2"):
+        assert f" {option} " in asked, asked
