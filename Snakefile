@@ -1,7 +1,7 @@
 # Instruction backtranslation (Li et al. 2023, arXiv 2308.06259).
 #
 # Where things lie: resources/<model>/ holds base models, shared by runs; results/<name>/ holds one
-# run, a folder per stage: seed, corpus, backward, augment, audit, curation, forward, evaluation, report.
+# run, a folder per stage: seed, corpus, backward, augment, audit, curation, forward, evaluation, report, release.
 # {iteration} counts from 1: its judge is M_(t-1), it keeps A_k^(t) and trains M_t. M_0 knows the seed alone.
 from snakemake.utils import min_version
 
@@ -42,6 +42,7 @@ include: "rules/forward.smk"
 include: "rules/evaluate.smk"
 include: "rules/proof.smk"
 include: "rules/report.smk"
+include: "rules/release.smk"
 
 
 rule all:
@@ -56,6 +57,9 @@ rule all:
         "<results>/report/iterations.tsv",
         "<results>/evaluation/round_trip.tsv",
         "<results>/report/examples.html",
+        "<results>/release/data/messages.jsonl",
+        "<results>/release/data/README.md",
+        "<results>/forward/model/README.md",
         # A job that fails leaves its old output deleted, and Snakemake makes what is missing in between only
         # for a target; else the next run would take what was made from the old output for current.
         "<results>/seed/train.parquet",
@@ -74,6 +78,15 @@ rule all:
 
 
 # Named targets, for going only part of the way.
+rule release:
+    input:
+        "<results>/release/data/messages.jsonl",
+        "<results>/release/data/README.md",
+        "<results>/forward/model/README.md",
+    message:
+        "To give away: results/{config[name]}/release/data and results/{config[name]}/forward/model"
+
+
 rule audit:
     input:
         "<results>/audit/audit.json",
@@ -90,6 +103,13 @@ rule proof:
         "<results>/proof/quality.svg",
     message:
         "The proof is made: results/{config[name]}/arms.tsv and summary.json"
+
+
+rule push:
+    input:
+        pushes,
+    message:
+        "Pushed; results/{config[name]}/release/pushed says where to"
 
 
 rule curated:

@@ -345,6 +345,43 @@ def arm_training():
     return {**training_settings("forward"), "steps": config["proof"]["steps"]}
 
 
+# The licence of everything that the data set and the model were made from; null where nobody has named it.
+LICENCES = [
+    {"part": part, "name": name, "licence": named.get(name)}
+    for named in [
+        {entry["of"]: entry["licence"] for entry in config["release"]["licences"]}
+    ]
+    for part, name in [
+        ("base model", config["model"]["name"]),
+        *([("judge", JUDGE_MODEL["name"])] if config["judge"]["model"] else []),
+        *(("seed", sources.name_of(source)) for source in config["seed"]["sources"]),
+        *(("text", sources.name_of(source)) for source in config["corpus"]["sources"]),
+    ]
+]
+
+# What the cards say beside the numbers of the run.
+CARD = {
+    "licences": LICENCES,
+    "config": {
+        "name": config["name"],
+        "curation": {"keep": config["curation"]["keep"]},
+        "corpus": {"filters": config["corpus"]["filters"]},
+        "forward": {"tags": config["forward"]["tags"]},
+    },
+}
+
+
+def pushes(wildcards):
+    """What the target push makes: a push of each of data set and model that has a repository."""
+    push = config["release"]["push"]
+    found = [kind for kind in ("dataset", "model") if push[kind]]
+    if not found:
+        raise WorkflowError(
+            "release.push: name the repository of the dataset or the model, as owner/name"
+        )
+    return [f"<results>/release/pushed/{kind}.json" for kind in found]
+
+
 def merge_memory(wildcards, attempt):
     """Memory of the job that sees the whole corpus, about 200 bytes a segment; more with each attempt."""
     return 2000 * 2**attempt

@@ -1,0 +1,148 @@
+# What goes out into the world: the curated set in the forms that training tools read, and its card.
+
+
+rule export_curated:
+    input:
+        curated="<results>/curation/curated.parquet",
+        code=library("exports", "logs"),
+    output:
+        parquet=ensure("<results>/release/data/curated.parquet", non_empty=True),
+        messages=ensure("<results>/release/data/messages.jsonl", non_empty=True),
+        alpaca=ensure("<results>/release/data/alpaca.json", non_empty=True),
+        sharegpt=ensure("<results>/release/data/sharegpt.json", non_empty=True),
+        llama_factory="<results>/release/data/dataset_info.json",
+    log:
+        "<logs>/export_curated.log",
+    benchmark:
+        "<benchmarks>/export_curated.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        tags=config["forward"]["tags"],
+    message:
+        "Writing the curated set for training tools"
+    script:
+        "../scripts/export_curated.py"
+
+
+rule dataset_card:
+    input:
+        curated="<results>/curation/curated.parquet",
+        funnel="<results>/report/funnel.tsv",
+        audit="<results>/audit/1/audit.json",
+        verdict="<results>/audit/1/verdict.json",
+        manifest="<model>/manifest.json",
+        code=library("cards", "logs"),
+    output:
+        card=ensure("<results>/release/data/README.md", non_empty=True),
+    log:
+        "<logs>/dataset_card.log",
+    benchmark:
+        "<benchmarks>/dataset_card.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        card=CARD,
+    message:
+        "Writing the card of the curated set"
+    script:
+        "../scripts/dataset_card.py"
+
+
+rule model_card:
+    input:
+        heldout="<results>/evaluation/heldout.tsv",
+        training=chosen("<results>/forward/{iteration}/adapter/training.json"),
+        merge="<results>/forward/model/merge.json",
+        audit="<results>/audit/1/audit.json",
+        verdict="<results>/audit/1/verdict.json",
+        manifest="<model>/manifest.json",
+        code=library("cards", "logs"),
+    output:
+        card=ensure("<results>/forward/model/README.md", non_empty=True),
+    log:
+        "<logs>/model_card.log",
+    benchmark:
+        "<benchmarks>/model_card.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        card=CARD,
+    message:
+        "Writing the card of the forward model"
+    script:
+        "../scripts/model_card.py"
+
+
+# To the hub, only when asked for by the target push; the token is in the environment and nowhere else.
+rule push_dataset:
+    input:
+        files=[
+            "<results>/release/data/README.md",
+            "<results>/release/data/curated.parquet",
+            "<results>/release/data/messages.jsonl",
+            "<results>/release/data/alpaca.json",
+            "<results>/release/data/sharegpt.json",
+            "<results>/release/data/dataset_info.json",
+        ],
+        code=library("hub"),
+    output:
+        pushed="<results>/release/pushed/dataset.json",
+    log:
+        "<logs>/push_dataset.log",
+    benchmark:
+        "<benchmarks>/push_dataset.jsonl"
+    localrule: True
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="12h",
+    params:
+        kind="dataset",
+        repo=config["release"]["push"]["dataset"],
+        private=config["release"]["push"]["private"],
+    message:
+        "Pushing the curated set to {params.repo}"
+    script:
+        "../scripts/push_dataset.py"
+
+
+use rule push_dataset as push_model with:
+    input:
+        files=[
+            "<results>/forward/model/README.md",
+            "<results>/forward/model/model.safetensors",
+            "<results>/forward/model/config.json",
+            "<results>/forward/model/generation_config.json",
+            "<results>/forward/model/tokenizer.json",
+            "<results>/forward/model/tokenizer_config.json",
+            "<results>/forward/model/chat_template.jinja",
+            "<results>/forward/model/merge.json",
+        ],
+        code=library("hub"),
+    output:
+        pushed="<results>/release/pushed/model.json",
+    log:
+        "<logs>/push_model.log",
+    benchmark:
+        "<benchmarks>/push_model.jsonl"
+    params:
+        kind="model",
+        repo=config["release"]["push"]["model"],
+        private=config["release"]["push"]["private"],
+    message:
+        "Pushing the forward model to {params.repo}"

@@ -1,0 +1,16 @@
+import pandas as pd
+
+from backtranslation import cards, logs, records
+
+with logs.job(snakemake.log[0]):
+    given, params = snakemake.input, snakemake.params.card
+    card = cards.dataset(
+        params["config"],
+        records.read_json(given.manifest),
+        params["licences"],
+        pd.read_csv(given.funnel, sep="\t"),
+        records.read_json(given.audit),
+        records.read_json(given.verdict),
+        records.read(given.curated),
+    )
+    records.write_text(str(card), snakemake.output.card)
