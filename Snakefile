@@ -45,6 +45,12 @@ include: "rules/report.smk"
 include: "rules/release.smk"
 
 
+onsuccess:
+    # Only for a run of the default target; it says nothing in a dry run or when there was nothing to do.
+    if not workflow.dag_settings.targets and not workflow.touch:
+        logger.info(summary_of_run())
+
+
 rule all:
     default_target: True
     input:

@@ -1,6 +1,7 @@
 # Everything that is Python and not a rule: checking the configuration, and what rules take as input.
 import ast
 import re
+import shlex
 import sys
 from functools import cache
 from pathlib import Path
@@ -390,3 +391,33 @@ def merge_memory(wildcards, attempt):
 def model_memory(wildcards, attempt):
     """Memory of a job that holds the model, more with each attempt."""
     return 6000 * attempt
+
+
+def summary_of_run():
+    """What a finished run of the default target left, and what to do next, for somebody who has never seen Snakemake."""
+    given = workflow.config_settings
+    # As it can be typed here, with the same configuration.
+    command = [short_path(Path(sys.executable).with_name("snakemake"))]
+    command += ["--report", "report.html"]
+    if given.configfiles:
+        command += ["--configfile", *map(short_path, given.configfiles)]
+    if given.config_args:
+        command += ["--config", *given.config_args]
+    results = f"results/{config['name']}"
+    return "\n".join(
+        [
+            f"\nDone. What the run has made is in {results}:",
+            f"  the instruction set   {results}/curation/curated.jsonl, one pair a line",
+            f"  the model             {results}/forward/model; README.md there says what it is and how to load it",
+            f"  the report            make it with: {shlex.join(command)}",
+            "                        and open report.html in a browser",
+            "  the next step         your own texts: see README.md, Use your own data\n",
+        ]
+    )
+
+
+def short_path(path):
+    """A path as it can be typed here: without the working directory, where it lies in it."""
+    return str(
+        path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    )

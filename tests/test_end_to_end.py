@@ -45,7 +45,16 @@ def folder(tmp_path_factory):
 def finished(folder):
     code, printed = run_snakemake(folder, *RUN)
     assert code == 0, printed
+    (folder / "printed.txt").write_text(printed)
     return folder / "results" / "small"
+
+
+def test_last_lines_say_where_everything_is(finished, folder):
+    last = "\n".join((folder / "printed.txt").read_text().splitlines()[-10:])
+    for named in ("results/small/curation/curated.jsonl", "results/small/forward/model", "README.md"):
+        assert named in last and (folder / named if named.startswith("results") else ROOT / named).exists()
+    # The command as it is, with the same configuration; that it works is the report's own test.
+    assert re.search(r"/snakemake --report report\.html --configfile small\.yaml$", last, re.MULTILINE), last
 
 
 def test_every_promised_file_is_there(finished):
