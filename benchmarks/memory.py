@@ -16,6 +16,7 @@ from typing import Any
 from engines import OUTPUT, ROOT, Worker, describe, make_task, show
 
 from backtranslation import augment, models, planning, records, settings, sources
+from backtranslation.engines import shared_prefix
 from backtranslation.templates import Template
 
 # Type, checkpointing, batch size and most tokens of an example.
@@ -70,8 +71,12 @@ def inference(task: dict[str, Any], shape: planning.Shape, template: Template) -
             worker = Worker(way, dtype, path)
             peak = worker.run(kind=kind, rows=list(range(len(task["prompts"]))))["peak_mb"] * 2**20
             worker.end()
-            # All rows in one batch; rating keeps what the prompts share and one piece of rows.
-            tokens = longest * len(task["prompts"]) if kind == "generate" else 2048 + max(map(len, task["rating_prompts"]))
+            # All rows in one batch; of a rating one piece of rows, each with what all prompts begin with.
+            tokens = longest * len(task["prompts"])
+            if kind == "rate":
+                prompts = task["rating_prompts"]
+                shared = shared_prefix(prompts)
+                tokens = round(2048 * (1 + shared / (sum(map(len, prompts)) / len(prompts) - shared)))
             found = planning.inference_memory(shape, width, tokens, tokens, False, False, adapter if kind == "generate" else 0)
             table.append([f"{kind} {dtype}", sum(found.values()), peak])
     return table

@@ -1,10 +1,10 @@
 """A key-value cache with room for what is to come, for the transformers engine."""
 
-import copy
-
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from backtranslation import models
 
 
 class RoomyLayer(DynamicLayer):
@@ -31,6 +31,10 @@ class RoomyLayer(DynamicLayer):
         self._show(start + key_states.shape[-2])
         return self.keys, self.values
 
+    def reset(self) -> None:
+        super().reset()
+        del self.buffers
+
     def crop(self, max_length: int) -> None:
         self._show(max_length)
 
@@ -41,11 +45,17 @@ class RoomyLayer(DynamicLayer):
         self._show(length)
 
 
-def repeat(prefix: DynamicCache, rows: int) -> DynamicCache:
-    """A cache of its own for `rows` rows that continue the one row of `prefix`."""
-    cache = copy.deepcopy(prefix)
-    if prefix.get_seq_length():
-        cache.batch_repeat_interleave(rows)
+def repeat(prefix: DynamicCache, rows: int, room: int) -> DynamicCache:
+    """A cache of its own for `rows` rows that continue the one row of `prefix` by up to `room` tokens."""
+    cache, shared = DynamicCache(), prefix.get_seq_length()
+    for layer in prefix.layers:
+        buffers = []
+        for known in (layer.keys, layer.values):
+            _, heads, _, dimension = known.shape
+            buffer = known.new_empty(rows, heads, shared + room, dimension)
+            buffer[:, :, :shared] = known
+            buffers.append(buffer)
+        cache.layers.append(RoomyLayer(buffers[0], buffers[1], shared))
     return cache
 
 
@@ -72,5 +82,7 @@ def join(parts: list[DynamicCache], shared: int, room: int) -> DynamicCache:
             buffers.append(buffer)
         for part in parts:
             part.layers[number].reset()
+        # Else the heap would hold all parts beside the whole: what they leave is too small for its layers.
+        models.release_memory()
         whole.layers.append(RoomyLayer(buffers[0], buffers[1], longest))
     return whole

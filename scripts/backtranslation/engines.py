@@ -262,7 +262,7 @@ class TransformersEngine:
         logits, caches = [], []
         for piece in pieces([len(prompt) for prompt in prompts], self.piece_tokens):
             ids, mask, positions = self._pad([prompts[i] for i in piece], prefix.get_seq_length())
-            caches.append(caching.repeat(prefix, len(piece)))
+            caches.append(caching.repeat(prefix, len(piece), ids.shape[1]))
             out = self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -392,7 +392,7 @@ class TransformersEngine:
                     input_ids=ids,
                     attention_mask=mask,
                     position_ids=positions,
-                    past_key_values=caching.repeat(prefix, len(batch)),
+                    past_key_values=caching.repeat(prefix, len(batch), ids.shape[1]),
                     use_cache=True,
                     logits_to_keep=self.last,
                 ).logits[:, -1]
@@ -401,7 +401,7 @@ class TransformersEngine:
         result = np.zeros((len(prompts), len(choices)))
         for batch in batches([len(prompt) - shared for prompt in prompts], self.piece_tokens):
             result[batch] = halving(batch, run)
-        models.release_memory()
+            models.release_memory()
         return result
 
     @computing()
@@ -435,7 +435,7 @@ class TransformersEngine:
         for batch in batches([len(row) for row in rows], self.piece_tokens // 4):
             for i, values in zip(batch, halving(batch, run), strict=True):
                 result[i] = values
-        models.release_memory()
+            models.release_memory()
         return result
 
 

