@@ -111,6 +111,13 @@ rule proof:
         "The proof is made: results/{config[name]}/arms.tsv and summary.json"
 
 
+rule leaderboards:
+    input:
+        leaderboard_answers,
+    message:
+        "Answered; docs/release.md says how the answers are judged"
+
+
 rule push:
     input:
         pushes,

@@ -383,6 +383,20 @@ def pushes(wildcards):
     return [f"<results>/release/pushed/{kind}.json" for kind in found]
 
 
+def leaderboard_answers(wildcards):
+    """What the target leaderboards makes: answers to each question file that is named."""
+    made = {
+        "alpaca_eval": "<results>/release/alpaca_eval/model_outputs.json",
+        "mt_bench": f"<results>/release/mt_bench/model_answer/{config['name']}.jsonl",
+    }
+    found = [made[name] for name in made if config["release"]["leaderboards"][name]]
+    if not found:
+        raise WorkflowError(
+            "release.leaderboards: name the question file alpaca_eval or mt_bench"
+        )
+    return found
+
+
 def merge_memory(wildcards, attempt):
     """Memory of the job that sees the whole corpus, about 200 bytes a segment; more with each attempt."""
     return 2000 * 2**attempt

@@ -86,6 +86,66 @@ rule model_card:
         "../scripts/model_card.py"
 
 
+rule answer_alpaca_eval:
+    input:
+        questions=config["release"]["leaderboards"]["alpaca_eval"] or [],
+        model="<results>/forward/model/model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("leaderboards", "engines"),
+    output:
+        ensure("<results>/release/alpaca_eval/model_outputs.json", non_empty=True),
+    log:
+        "<logs>/answer_alpaca_eval.log",
+    benchmark:
+        "<benchmarks>/answer_alpaca_eval.jsonl"
+    conda:
+        "../envs/inference.yaml"
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="12h",
+    params:
+        board="alpaca_eval",
+        name=config["name"],
+        tags=config["forward"]["tags"],
+        precision=config["precision"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        max_new_tokens=config["release"]["leaderboards"]["max_new_tokens"],
+        random_seed=config["random_seed"],
+    message:
+        "Answering AlpacaEval's questions"
+    script:
+        "../scripts/answer_leaderboard.py"
+
+
+use rule answer_alpaca_eval as answer_mt_bench with:
+    input:
+        questions=config["release"]["leaderboards"]["mt_bench"] or [],
+        model="<results>/forward/model/model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("leaderboards", "engines"),
+    output:
+        ensure(
+            f"<results>/release/mt_bench/model_answer/{config['name']}.jsonl",
+            non_empty=True,
+        ),
+    log:
+        "<logs>/answer_mt_bench.log",
+    benchmark:
+        "<benchmarks>/answer_mt_bench.jsonl"
+    params:
+        board="mt_bench",
+        name=config["name"],
+        tags=config["forward"]["tags"],
+        precision=config["precision"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        max_new_tokens=config["release"]["leaderboards"]["max_new_tokens"],
+        random_seed=config["random_seed"],
+    message:
+        "Answering MT-bench's questions"
+
+
 # To the hub, only when asked for by the target push; the token is in the environment and nowhere else.
 rule push_dataset:
     input:

@@ -1,6 +1,7 @@
 """The one template: token ids of every prompt, for training, generation, judging and export."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,19 +119,19 @@ class Template:
             text = broken
         return text.strip()
 
-    def text(self, user: str, system: str | None = None) -> str:
-        """The prompt as text, up to where the assistant begins."""
-        user = self.neutral(user)
-        messages = [{"role": "user", "content": user}]
+    def text(self, user: str, system: str | None = None, earlier: Sequence[tuple[str, str]] = ()) -> str:
+        """The prompt as text, up to where the assistant begins; `earlier` are turns of the user with their answers."""
+        turns = [(role, text) for pair in earlier for role, text in zip(("user", "assistant"), pair, strict=True)]
+        messages = [{"role": role, "content": self.neutral(text)} for role, text in [*turns, ("user", user)]]
         if system and self._system_role:
             messages.insert(0, {"role": "system", "content": self.neutral(system)})
         elif system:
-            messages[0]["content"] = f"{self.neutral(system)}\n\n{user}"
+            messages[0]["content"] = f"{self.neutral(system)}\n\n{messages[0]['content']}"
         return self._render(messages, add_generation_prompt=True)
 
-    def prompt(self, user: str, system: str | None = None, forced: str = "") -> list[int]:
+    def prompt(self, user: str, system: str | None = None, forced: str = "", earlier: Sequence[tuple[str, str]] = ()) -> list[int]:
         """Token ids of the prompt; `forced` is text the assistant's answer must begin with, encoded as an answer is."""
-        ids = self.tokenizer(self.text(user, system), add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self.text(user, system, earlier), add_special_tokens=False)["input_ids"]
         bos = self.tokenizer.bos_token_id
         if self._adds_bos and ids[:1] != [bos]:
             ids = [bos, *ids]
