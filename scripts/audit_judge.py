@@ -9,8 +9,8 @@ with logs.job(snakemake.log[0]):
     else:
         pairs = audit.pairs(records.read(given.heldout), settings["pairs"], seed)
     asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)
-    folder = Path(made.figures).parent / ".work"
-    work = [records.WorkFile(folder, [part, shape, [row["id"] for row in pairs]]) for part in ("pairs", "injection")]
+    folder, shape = Path(made.figures).parent / ".work", [shape, records.code_of(given.code), [row["id"] for row in pairs]]
+    work = [records.WorkFile(folder, [part, *shape]) for part in ("pairs", "injection")]
     rated = judge.rate(pairs, asked, work[0], records.read(given.earlier) if given.earlier else None)
     weights, held_out = audit.fit(rated, seed)
     rated = [{**row, "combination": float(p)} for row, p in zip(rated, held_out, strict=True)]

@@ -12,22 +12,25 @@ with logs.job(snakemake.log[0]):
     template = Template(models.load_tokenizer(base), params.template)
     options = {"stop_id": template.stop_id, "batch_tokens": params.batch_tokens, **params.precision}
     backward, forward = records.read(given.backward_examples), records.read(given.forward_examples)
+    # The merged model answers as users get it: from its own folder, with its own template.
+    adapter, merged = Path(given.backward_adapter).parent, Path(given.forward_model).parent
+    identities = [models.identity(given.manifest, trained) for trained in (adapter, merged)]
+    shape = [backward, forward, identities, models.computed_in(params.precision["dtype"]), records.code_of(given.code)]
+    work = records.WorkFile(Path(snakemake.output.table).parent / ".work", ["evaluate", *shape, template.jinja, *params])
 
     engine = engines.TransformersEngine(base, **options)
-    base_backward = evaluation.losses(backward, engine, template)
-    losses = {"base": evaluation.losses(forward, engine, template)}
-    base_answers = evaluation.answers(forward[: params.answers], engine, template)
+    base_backward = evaluation.losses(backward, engine, template, work, "base backward")
+    losses = {"base": evaluation.losses(forward, engine, template, work, "base forward")}
+    base_answers = evaluation.answers(forward[: params.answers], engine, template, work, "base answers")
     # Each is let go before the next is loaded, so that they are not in memory together.
     del engine
     gc.collect()
-    engine = engines.TransformersEngine(base, adapter=Path(given.backward_adapter).parent, **options)
-    tuned_backward = evaluation.losses(backward, engine, template)
-    # The merged model answers as users get it: from its own folder, with its own template.
-    merged = Path(given.forward_model).parent
+    engine = engines.TransformersEngine(base, adapter=adapter, **options)
+    tuned_backward = evaluation.losses(backward, engine, template, work, "tuned backward")
     del engine
     gc.collect()
     engine = engines.TransformersEngine(merged, **options)
-    answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)))
+    answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)), work, "merged answers")
 
     losses |= {f"M_{t}": pd.read_csv(path, sep="\t")["loss"].to_numpy() for t, path in enumerate(given.forward_losses)}
     table = [evaluation.compare("backward", "base", "true instruction", base_backward, tuned_backward, params.random_seed)]
@@ -47,3 +50,4 @@ with logs.job(snakemake.log[0]):
     )
     with records.atomic(snakemake.output.table) as temporary:
         pd.DataFrame(table).round(4).to_csv(temporary, sep="\t", index=False)
+    work.clear()

@@ -11,6 +11,10 @@ with logs.job(snakemake.log[0]):
     template = Template(models.load_tokenizer(base), params.template)
     examples = records.read(given.examples)
     engine = engines.TransformersEngine(base, template.stop_id, adapter, batch_tokens=params.batch_tokens, **params.precision)
-    losses = pd.DataFrame({"id": [row["id"] for row in examples], "loss": evaluation.losses(examples, engine, template)})
+    shape = [examples, models.identity(given.manifest, adapter), models.computed_in(params.precision["dtype"])]
+    shape += [records.code_of(given.code), template.jinja, *params]
+    work = records.WorkFile(Path(snakemake.output.losses).parent / ".work", shape)
+    losses = pd.DataFrame({"id": [row["id"] for row in examples], "loss": evaluation.losses(examples, engine, template, work)})
     with records.atomic(snakemake.output.losses) as temporary:
         losses.to_csv(temporary, sep="\t", index=False)
+    work.clear()

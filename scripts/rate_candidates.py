@@ -10,7 +10,7 @@ with logs.job(snakemake.log[0]):
     candidates = records.read(given.candidates)[shard - 1 :: shards]
     asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)
     content = [[row["id"], row["instruction"]] for row in candidates]
-    work = records.WorkFile(Path(snakemake.output[0]).parent / ".work", ["signals", shape, content])
+    work = records.WorkFile(Path(snakemake.output[0]).parent / ".work", ["signals", shape, records.code_of(given.code), content])
     rated = judge.rate(candidates, asked, work, records.read(given.earlier) if given.earlier else None)
     records.write(rated, records.RATED, snakemake.output.rated)
     work.clear()

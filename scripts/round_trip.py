@@ -7,24 +7,30 @@ from backtranslation.templates import Template
 
 with logs.job(snakemake.log[0]):
     given, params = snakemake.input, snakemake.params
-    base = models.folder_of(given.manifest)
+    base, adapter = models.folder_of(given.manifest), Path(given.adapter).parent
+    template = Template(models.load_tokenizer(base), params.template)
     sample = [row for row in records.read(given.sample) if row["true_instruction"]]
     pairs = {
         "held-out seed": records.read(given.heldout),
         "corpus": [{**row, "instruction": row["true_instruction"], "response": row["text"]} for row in sample],
     }
+    chosen = {name: rows[: params.pairs] for name, rows in pairs.items() if rows}
+    shape = [chosen, models.identity(given.manifest, adapter), models.computed_in(params.precision["dtype"]), records.code_of(given.code)]
+    work = records.WorkFile(Path(snakemake.output.table).parent / ".work", ["round trip", *shape, template.jinja, *params])
     table, written = evaluation.round_trip(
-        {name: rows[: params.pairs] for name, rows in pairs.items() if rows},
+        chosen,
         base,
-        Path(given.adapter).parent,
-        Template(models.load_tokenizer(base), params.template),
+        adapter,
+        template,
         params.prompt["text"],
         params.max_new_tokens,
         params.batch_tokens,
         params.precision,
         params.random_seed,
         params.embedding,
+        work,
     )
     records.write_jsonl(written, snakemake.output.written)
     with records.atomic(snakemake.output.table) as temporary:
         pd.DataFrame(table).round(4).to_csv(temporary, sep="\t", index=False)
+    work.clear()

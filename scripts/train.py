@@ -14,7 +14,7 @@ with logs.job(snakemake.log[0]):
         snakemake.params.training,
         snakemake.params.random_seed,
         Path(snakemake.output[0]).parent,
-        models.identity(snakemake.input.manifest),
+        [models.identity(snakemake.input.manifest), records.code_of(snakemake.input.code)],
         snakemake.config["training"]["checkpoint_steps"],
         snakemake.resources.gpu,
     )

@@ -15,9 +15,11 @@ with logs.job(snakemake.log[0]):
         Path(snakemake.output[0]).parent / ".work",
         [
             "instructions",
+            records.code_of(snakemake.input.code),
             models.identity(snakemake.input.manifest, adapter),
             params.engine,
             params.precision,
+            models.computed_in(params.precision["dtype"]),
             params.backward["prompt"],
             settings,
             params.random_seed,

@@ -142,7 +142,7 @@ def test_verdicts_without_a_score_are_counted_and_have_no_value(engine, template
 
     def scripted():
         loaded = engine()
-        loaded.generate = lambda prompts, sampling, seeds: (
+        loaded.generate = lambda prompts, sampling, seeds, done: (
             (i, Completion(next(texts), [1], "stop", -1.0)) for i in range(len(prompts))
         )
         return loaded
@@ -183,8 +183,7 @@ def test_a_stopped_rating_goes_on_and_gives_the_same(asked, engine, tmp_path):
     again = WorkFile(tmp_path / "b", "x")
     assert 0 < len(again.done) < 6
     resumed = judge.rate(candidates(), asked, again)
-    given = [name for name in SIGNALS if name not in COLUMNS["rating_generated"]]
-    assert all(row[name] == pytest.approx(other[name], abs=1e-4) for row, other in zip(resumed, whole, strict=True) for name in given)
+    assert repr(resumed) == repr(whole)
 
 
 def test_row_over_the_context_is_dropped_and_never_cut(asked, tmp_path):

@@ -1,6 +1,10 @@
 """The contract: nothing half-written, nothing lost, every row in one place."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections import Counter
 
 import pyarrow as pa
@@ -49,22 +53,50 @@ def test_settle_refuses_lost_and_doubled_rows(kept, dropped):
         records.settle("gate", [rows[1], rows[2], rows[3]], [rows[n] for n in kept], [rows[n] for n in dropped])
 
 
-def test_work_file_goes_on_after_a_torn_line(tmp_path):
+def test_work_file_trusts_no_torn_or_damaged_line(tmp_path):
     work = records.WorkFile(tmp_path, ["shape"])
     work.add("a", 1)
     work.add("b", [2.5])
-    whole = work.path.read_bytes()
+    (file,) = tmp_path.iterdir()
     # Killed in the middle of a write, and one bit of the first record flipped by a bad disk.
-    damaged = bytearray(whole + b'0123456789abcdef {"key": "c", "val')
+    damaged = bytearray(file.read_bytes() + b'0123456789abcdef {"key": "c", "val')
     damaged[30] ^= 1
-    work.path.write_bytes(damaged)
+    file.write_bytes(damaged)
     again = records.WorkFile(tmp_path, ["shape"])
     assert again.done == {"b": [2.5]}
     again.add("a", 1)
     assert records.WorkFile(tmp_path, ["shape"]).done == {"a": 1, "b": [2.5]}
     assert records.WorkFile(tmp_path, ["other shape"]).done == {}
     again.clear()
-    assert not again.path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_copies_of_a_job_share_what_is_done_and_do_not_hurt_each_other(tmp_path):
+    orphan = records.WorkFile(tmp_path, "x")
+    orphan.add("a", 1)
+    copy = records.WorkFile(tmp_path, "x")
+    assert copy.done == {"a": 1}
+    for work, key in ((copy, "b"), (orphan, "b"), (copy, "c")):
+        work.add(key, 2)
+    assert records.WorkFile(tmp_path, "x").done == {"a": 1, "b": 2, "c": 2}
+    copy.clear()
+    # The other one is still at it.
+    orphan.add("c", 2)
+    orphan.clear()
+    assert orphan.done == {"a": 1, "b": 2, "c": 2} and list(tmp_path.iterdir()) == []
+
+
+def test_scratch_of_a_killed_process_is_removed_and_of_a_running_one_left(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    kept = [f".scratch-{host}-{os.getppid()}", f".scratch-elsewhere-{dead.pid}"]
+    for name in (*kept, f".scratch-{host}-{dead.pid}"):
+        (tmp_path / name).mkdir()
+    with records.scratch(tmp_path) as folder:
+        (folder / "large").write_text("x")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, folder.name])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_funnel_adds_up_or_stops(tmp_path):

@@ -37,8 +37,8 @@ def write_instructions(
 
     The first candidate bears the id of its segment; of each, `segment` names it.
 
-    Rows that `work` holds are not written again; `engine` is called only when something is left to
-    do. The random numbers of a row depend on `random_seed` and its id alone. A text that does not
+    What `work` holds is not written again, and ends up the same as without a stop; `engine` is called
+    only when something is left to do. The random numbers of a row depend on `random_seed` and its id alone. A text that does not
     fit the model's context gets no instruction and the finish reason `over_context`; it is not cut.
     """
     candidates = [
@@ -47,24 +47,29 @@ def write_instructions(
         for n in range(count)
     ]
     progress = Progress("instructions", len(candidates))
-    left = [row for row in candidates if row["id"] not in work.done]
-    progress.skip(len(candidates) - len(left))
+    progress.skip(sum(row["id"] in work.done for row in candidates))
     loaded: engines.Engine | None = None
-    for block in blocks(left):
+    # Of all rows, so that a row has the same company after a stop.
+    for block in blocks(candidates):
+        if all(row["id"] in work.done for row in block):
+            continue
         loaded = loaded or engine()
         prompts, seeds, fitting = [], [], []
         for row in block:
             ids = template.prompt(fill(prompt, response=row["text"]))
             if len(ids) + sampling.max_new_tokens > loaded.context:
-                work.add(row["id"], asdict(engines.Completion("", [], "over_context", 0.0)))
-                progress.add(1)
+                if row["id"] not in work.done:
+                    work.add(row["id"], asdict(engines.Completion("", [], "over_context", 0.0)))
+                    progress.add(1)
                 continue
             prompts.append(ids)
             seeds.append(int(fingerprint([random_seed, row["id"]])[:15], 16))
             fitting.append(row["id"])
-        for i, completion in loaded.generate(prompts, sampling, seeds):
+        done = {i for i, name in enumerate(fitting) if name in work.done}
+        for i, completion in loaded.generate(prompts, sampling, seeds, done) if prompts else ():
             work.add(fitting[i], asdict(completion))
-            progress.add(1, len(completion.tokens))
+            if i not in done:
+                progress.add(1, len(completion.tokens))
     return [
         {
             **row,

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,9 +44,12 @@ class Engine(Protocol):
     """Longest prompt with its completion, in tokens."""
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Completion]]:
-        """(index, completion) of every prompt, in the order in which they are done."""
+        """(index, completion) of every prompt, in the order in which they are made.
+
+        Those of `done`, made before a stop, are left out where that changes nothing for the others.
+        """
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
         """log p(choice | prompt) of single tokens, shape [n, k]."""
@@ -187,7 +190,9 @@ class TransformersEngine:
 
         self.tokenizer = models.load_tokenizer(folder)
         self.model = models.load(folder, dtype, quantization, adapter)
-        if self.model.device.type == "cpu" and quantization == "none":
+        # oneDNN has a layout of bfloat16 only where the processor has AVX-512 or AVX-NE-CONVERT.
+        packs = self.model.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if self.model.device.type == "cpu" and quantization == "none" and packs:
             models.pack(self.model)
         self.stop_id = stop_id
         self.batch_tokens = batch_tokens
@@ -221,12 +226,13 @@ class TransformersEngine:
         return ids.to(where), mask.to(where), positions.to(where)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Completion]]:
         """(index, completion) of every prompt, as batches finish; in order of length.
 
         Row i draws from a generator of its own, seeded with `seeds[i]`, so that in float32 its text
-        depends neither on the rows beside it nor on the size of the batch.
+        depends neither on the rows beside it nor on the size of the batch. In other types it may, and the
+        log-probabilities always do in their last bits: so a batch is left out only if all of it is `done`.
 
         Raises ValueError when a prompt and its completion may not fit the model's context.
         """
@@ -234,6 +240,8 @@ class TransformersEngine:
         self._check(lengths)
         prefix = self._prefix(prompts)
         for batch in batches(lengths, self.batch_tokens):
+            if all(i in done for i in batch):
+                continue
             rows = [(prompts[i][prefix.get_seq_length() :], seeds[i]) for i in batch]
             completions = halving(rows, lambda part: self._decode(prefix, part, sampling))
             models.release_memory()
@@ -501,10 +509,12 @@ class VllmEngine:
         self.context: int = self.engine.model_config.max_model_len
 
     def _run(
-        self, prompts: Sequence[Sequence[int]], params: "Sequence[SamplingParams]"
+        self, prompts: Sequence[Sequence[int]], params: "Sequence[SamplingParams]", done: Collection[int] = ()
     ) -> "Iterator[tuple[int, RequestOutput]]":
-        """(index, output) of every request, as soon as it is done."""
+        """(index, output) of every request that is not `done`, as soon as it is."""
         for i, (prompt, chosen) in enumerate(zip(prompts, params, strict=True)):
+            if i in done:
+                continue
             self.engine.add_request(str(i), {"prompt_token_ids": list(prompt)}, chosen, lora_request=self.lora)
         while self.engine.has_unfinished_requests():
             with computing():
@@ -514,9 +524,9 @@ class VllmEngine:
                     yield int(output.request_id), output
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int]
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Completion]]:
-        """(index, completion) of every prompt, as they are done; row i is drawn with `seeds[i]`."""
+        """(index, completion) of every prompt that is not `done`, as they are made; row i is drawn with `seeds[i]`."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -534,7 +544,7 @@ class VllmEngine:
             )
             for seed in seeds
         ]
-        for i, output in self._run(prompts, params):
+        for i, output in self._run(prompts, params, done):
             found = output.outputs[0]
             ids = list(found.token_ids)
             picked = [entry[token].logprob for token, entry in zip(ids, found.logprobs, strict=True)]

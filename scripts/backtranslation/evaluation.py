@@ -1,27 +1,54 @@
 """Held-out losses of the backward and the forward models, and the round trip."""
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backtranslation.logs import logger
-from backtranslation.records import Row
+from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
 if TYPE_CHECKING:
-    from backtranslation.engines import Engine
+    from backtranslation.engines import TransformersEngine
 
 
-def losses(examples: list[Row], engine: "Engine", template: Template) -> np.ndarray:
+def losses(
+    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = ""
+) -> np.ndarray:
     """Negative log-likelihood of each completion given its prompt, nats per token, shape [n].
 
-    The token that ends the turn counts. Raises ValueError when an example exceeds the context.
+    The token that ends the turn counts. With `work`, what is done is kept there under `name`.
+    Raises ValueError when an example exceeds the context.
     """
     encoded = [template.example(row["prompt"], row["completion"], row["system"]) for row in examples]
-    found = engine.sequence_logprobs([e.prompt for e in encoded], [e.completion for e in encoded])
-    return -np.array([values.mean() for values in found])
+    keys = [f"{name} {row['id']}" for row in examples]
+    return -_mean_logprobs(keys, [e.prompt for e in encoded], [e.completion for e in encoded], engine, work)
+
+
+def _mean_logprobs(
+    keys: list[str],
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    engine: "TransformersEngine",
+    work: WorkFile | None,
+) -> np.ndarray:
+    """Mean log p of each completion's tokens given its prompt, shape [n]; in batches that are kept in `work`."""
+    from backtranslation import engines
+
+    done: dict[str, float] = work.done if work else {}
+    for batch in engines.batches([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], engine.piece_tokens):
+        # As a whole or not at all, so that a row has the same company after a stop.
+        if all(keys[i] in done for i in batch):
+            continue
+        found = engine.sequence_logprobs([prompts[i] for i in batch], [completions[i] for i in batch])
+        for i, values in zip(batch, found, strict=True):
+            done[keys[i]] = float(values.mean())
+            if work:
+                work.add(keys[i], done[keys[i]])
+    return np.array([done[key] for key in keys])
 
 
 def interval(values: np.ndarray, random_seed: int, draws: int = 10_000) -> tuple[float, float]:
@@ -51,23 +78,30 @@ def compare(model: str, against: str, measure: str, other: np.ndarray, own: np.n
 
 
 def cost_of_merging(
-    heldout: list[Row], base: Path, adapter: Path, merged: Path, template: Template, merge: Row, batch_tokens: int
+    heldout: list[Row],
+    base: Path,
+    adapter: Path,
+    merged: Path,
+    template: Template,
+    merge: Row,
+    batch_tokens: int,
+    work: WorkFile | None = None,
 ) -> Row:
     """Held-out loss (nats per token, mean over examples) of a quantised base with its adapter, and of both merged.
 
     `merge` is what `models.export` returned. Returns `n`, `unmerged_loss`, `merged_loss` and `change`, the
-    share by which merging raised the loss.
+    share by which merging raised the loss. `work` as in `losses`.
     """
     from backtranslation.engines import TransformersEngine
 
     options = {"dtype": merge["dtype"], "batch_tokens": batch_tokens}
     engine = TransformersEngine(base, template.stop_id, adapter, quantization=merge["trained_quantization"], **options)
-    before = float(losses(heldout, engine, template).mean())
+    before = float(losses(heldout, engine, template, work, "unmerged").mean())
     # The two models need not be in memory together.
     del engine
     gc.collect()
     engine = TransformersEngine(merged, template.stop_id, **options)
-    after = float(losses(heldout, engine, template).mean())
+    after = float(losses(heldout, engine, template, work, "merged").mean())
     logger.info(
         "merged into %s weights: held-out loss %.4f unmerged, %.4f merged, %+.2f %% (n = %d)",
         *("original" if merge["merged_quantization"] == "none" else "dequantised", before, after, 100 * (after / before - 1), len(heldout)),
@@ -75,16 +109,26 @@ def cost_of_merging(
     return {"n": len(heldout), "unmerged_loss": before, "merged_loss": after, "change": after / before - 1}
 
 
-def answers(examples: list[Row], engine: "Engine", template: Template) -> list[str]:
-    """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read."""
-    return _greedy([template.prompt(row["prompt"], row["system"]) for row in examples], engine, 128)
+def answers(
+    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = ""
+) -> list[str]:
+    """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read; `work` as in `losses`."""
+    keys = [f"{name} {row['id']}" for row in examples]
+    return _greedy(keys, [template.prompt(row["prompt"], row["system"]) for row in examples], engine, 128, work)
 
 
-def _greedy(prompts: list[list[int]], engine: "Engine", max_new_tokens: int) -> list[str]:
+def _greedy(
+    keys: list[str], prompts: list[list[int]], engine: "TransformersEngine", max_new_tokens: int, work: WorkFile | None
+) -> list[str]:
     from backtranslation.engines import Sampling
 
-    found = dict(engine.generate(prompts, Sampling(max_new_tokens, temperature=0), [0] * len(prompts)))
-    return [found[i].text for i in range(len(prompts))]
+    texts: dict[str, str] = work.done if work else {}
+    done = {i for i, key in enumerate(keys) if key in texts}
+    for i, completion in engine.generate(prompts, Sampling(max_new_tokens, temperature=0), [0] * len(prompts), done):
+        texts[keys[i]] = completion.text
+        if work:
+            work.add(keys[i], completion.text)
+    return [texts[key] for key in keys]
 
 
 def similarity(texts: list[str], others: list[str]) -> np.ndarray:
@@ -120,6 +164,7 @@ def round_trip(
     precision: dict[str, str],
     random_seed: int,
     embedding: bool = False,
+    work: WorkFile | None = None,
 ) -> tuple[list[Row], list[Row]]:
     """How near the instruction that a model writes for a response comes to the true one (greedy).
 
@@ -128,7 +173,7 @@ def round_trip(
     instruction, nats per token), `gain_over_true` (mean log p(y|generated) - log p(y|true) per token
     under the base model: above 0, the generated one explains the response better), and with
     `embedding` the `similarity` (cosine, see there), with 95 % intervals; and per pair what was
-    written. Pairs over the context are left out of all.
+    written. Pairs over the context are left out of all. With `work`, what is done is kept there.
     """
     from sacrebleu import sentence_chrf
 
@@ -145,9 +190,11 @@ def round_trip(
             sets[name] = rows = [row for row, fit in zip(rows, fits, strict=True) if fit]
             asked = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
             logger.info("%s, %s: %d pairs, %d over the context", model, name, len(rows), fits.count(False))
-            found = engine.sequence_logprobs(asked, [template.completion(row["instruction"]) for row in rows])
-            for row, text, values in zip(rows, _greedy(asked, engine, max_new_tokens), found, strict=True):
-                row[model] = {"written": text, "true_loss": -float(values.mean()), "chrf": sentence_chrf(text, [row["instruction"]]).score}
+            keys = [f"{model} {name} {row['id']}" for row in rows]
+            found = _mean_logprobs([f"true {key}" for key in keys], asked, [template.completion(row["instruction"]) for row in rows], engine, work)
+            texts = _greedy([f"written {key}" for key in keys], asked, engine, max_new_tokens, work)
+            for row, text, value in zip(rows, texts, found, strict=True):
+                row[model] = {"written": text, "true_loss": -float(value), "chrf": sentence_chrf(text, [row["instruction"]]).score}
         return engine
 
     ask("backward")
@@ -155,17 +202,17 @@ def round_trip(
     gc.collect()
     # The base model comes last, since it weighs what both have written.
     engine = ask("base")
+
+    def explained(name: str, by: str, instructions: list[str]) -> np.ndarray:
+        keys = [f"explained by {by} {name} {row['id']}" for row in sets[name]]
+        responses = [template.completion(row["response"]) for row in sets[name]]
+        return _mean_logprobs(keys, [template.prompt(text) for text in instructions], responses, engine, work)
+
     table: list[Row] = []
     for name, rows in sets.items():
-        answers = [template.completion(row["response"]) for row in rows]
-
-        def explained(instructions: list[str], answers: list[list[int]] = answers) -> np.ndarray:
-            found = engine.sequence_logprobs([template.prompt(text) for text in instructions], answers)
-            return np.array([values.mean() for values in found])
-
-        true = explained([row["instruction"] for row in rows])
+        true = explained(name, "true", [row["instruction"] for row in rows])
         for model in ("base", "backward"):
-            gain = explained([row[model]["written"] for row in rows]) - true
+            gain = explained(name, model, [row[model]["written"] for row in rows]) - true
             measured = {
                 "chrf": np.array([row[model]["chrf"] for row in rows]),
                 "true_loss": np.array([row[model]["true_loss"] for row in rows]),

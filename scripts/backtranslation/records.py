@@ -3,11 +3,15 @@
 import hashlib
 import json
 import os
+import shutil
+import socket
 import tempfile
+import time
+import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -234,37 +238,81 @@ def settle(stage: str, incoming: list[Row], kept: list[Row], dropped: list[Row])
         )
 
 
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # Another user's.
+        pass
+    return True
+
+
+@contextmanager
+def scratch(folder: str | Path) -> Iterator[Path]:
+    """A folder of this process inside `folder`, for what is large; those that killed processes of this machine left are removed."""
+    prefix = f".scratch-{socket.gethostname()}-"
+    own = Path(folder) / f"{prefix}{os.getpid()}"
+    for left in own.parent.glob(f"{prefix}*"):
+        if left == own or not _alive(int(left.name.removeprefix(prefix))):
+            shutil.rmtree(left, ignore_errors=True)
+    own.mkdir(parents=True)
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def code_of(paths: Iterable[str]) -> list[str]:
+    """What tells the code in files from other code, for the shape of partial results."""
+    return sorted(sha256_of(Path(path)) for path in paths)
+
+
 class WorkFile:
     """Append-only partial results, so that a job that was stopped goes on where it was.
 
-    One JSON record per line, with its checksum in front; a torn or damaged line is ignored. The
-    file's name carries the fingerprint of everything that shapes the records, so a changed setting
-    starts afresh. `clear` removes the file once the final output is written.
+    One JSON record per line, with its checksum in front; a torn or damaged line is ignored. Names carry
+    the fingerprint of everything that shapes the records, so a changed setting starts afresh. Each
+    process appends to a file of its own and begins with what all have, so that two copies of one job at
+    once are harmless. `clear` removes the files once the final output is written.
     """
 
     def __init__(self, folder: str | Path, shape: Any):
-        self.path = Path(folder) / f"{fingerprint(shape)}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder, self.name = Path(folder), fingerprint(shape)
         self.done: dict[str, Any] = {}
-        torn = False
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines(keepends=True):
-                torn = not line.endswith(b"\n")
-                checksum, _, body = line.rstrip(b"\n").partition(b" ")
-                if hashlib.sha256(body).hexdigest()[:16].encode() == checksum:
-                    record = json.loads(body)
-                    self.done[record["key"]] = record["value"]
-        self._stream = open(self.path, "ab")  # noqa: SIM115 - open for as long as the job appends
-        if torn:
-            self._stream.write(b"\n")
+        self._stream: BinaryIO | None = None
+        self._synced = time.monotonic()
+        for path in self._files():
+            # Another copy of this job may have come to its end meanwhile.
+            with suppress(FileNotFoundError):
+                self._read(path.read_bytes())
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}-*.jsonl"))
+
+    def _read(self, content: bytes) -> None:
+        for line in content.split(b"\n"):
+            checksum, _, body = line.partition(b" ")
+            if hashlib.sha256(body).hexdigest()[:16].encode() == checksum:
+                record = json.loads(body)
+                self.done[record["key"]] = record["value"]
 
     def add(self, key: str, value: Any) -> None:
+        """Keep a value, whatever happens to the process; if the machine goes down, those of the last batch may be lost."""
+        if self._stream is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._stream = open(self.folder / f"{self.name}-{uuid.uuid4().hex[:12]}.jsonl", "xb")  # noqa: SIM115 - open for as long as the job appends
         body = json.dumps({"key": key, "value": value}).encode()
         self._stream.write(hashlib.sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n")
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        if time.monotonic() > self._synced + 1:
+            os.fsync(self._stream.fileno())
+            self._synced = time.monotonic()
         self.done[key] = value
 
     def clear(self) -> None:
-        self._stream.close()
-        self.path.unlink(missing_ok=True)
+        if self._stream is not None:
+            self._stream.close()
+        for path in self._files():
+            path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def train(
     tokens = sum(len(row["input_ids"]) for row in rows)
     logger.info("%d examples, %d tokens, %d dropped as too long", len(rows), tokens, len(dropped))
 
-    where = [models.device(), str(models.resolve_dtype(settings["dtype"])), processes]
+    where = [*models.computed_in(settings["dtype"]), processes]
     shape = fingerprint([rows, heldout_rows, str(base), identity, settings, random_seed, where])
     folder = output / ".work" / shape
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,20 +107,27 @@ def train(
         # A folder of its own, so that a second copy of this job is harmless.
         "work": tempfile.mkdtemp(prefix="run-", dir=folder),
         "checkpoint_steps": checkpoint_steps,
-        "resume": newest_checkpoint(folder),
         "recorded": {"examples": len(rows), "tokens": tokens, "dropped": len(dropped), "processes": processes},
     }
-    try:
-        if processes > 1:
-            _launch(task, processes)
-        else:
-            fit(**task)
-    except TrainingError:
-        # The same would come of the checkpoint.
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    while True:
+        task["resume"] = newest_checkpoint(folder)
+        try:
+            if processes > 1:
+                _launch(task, processes)
+            else:
+                fit(**task)
+            break
+        except TrainingError:
+            # The same would come of the checkpoint.
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except Exception:
+            if task["resume"] is None or Path(task["resume"]).exists():
+                raise
+            logger.info("another copy of this job has removed %s meanwhile", task["resume"])
     shutil.rmtree(folder, ignore_errors=True)
-    if not any(folder.parent.iterdir()):
+    with suppress(OSError):
+        # Other settings may have left something there.
         folder.parent.rmdir()
     return kept, dropped
 
@@ -383,6 +391,8 @@ def fit(
         return
 
     target = Path(output)
+    # Another copy of this job may have removed it at its own end.
+    Path(work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         trained = trainer.model if lora else trainer.model.to(dtype)
         trained.save_pretrained(scratch, max_shard_size="1TB")
