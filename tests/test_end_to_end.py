@@ -1,5 +1,6 @@
 """The whole loop with the real SmolLM2, as a user runs it, on a few rows."""
 
+import base64
 import json
 import re
 import shutil
@@ -41,10 +42,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+# As the hub's tokens look, and found nowhere else.
+TOKEN = "hf_" + "PlantedToken" * 3
+
+
 @pytest.fixture(scope="module")
 def finished(folder):
-    code, printed = run_snakemake(folder, *RUN)
-    assert code == 0, printed
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_TOKEN", TOKEN)
+        code, printed = run_snakemake(folder, *RUN)
+    assert code == 0 and TOKEN not in printed, printed
     (folder / "printed.txt").write_text(printed)
     return folder / "results" / "small"
 
@@ -248,13 +255,24 @@ def test_a_second_run_finds_nothing_to_do(finished, folder):
     assert code == 0 and "Nothing to be done" in printed
 
 
-def test_report_shows_tables_figures_and_examples(finished, folder):
+def test_report_shows_tables_figures_and_examples(finished, folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     code, printed = run_snakemake(folder, *RUN[4:], "--report", "report.html")
     assert code == 0, printed
     page = (folder / "report.html").read_text()
     for question in ("Is the judge to be believed?", "What was kept, and why?", "How were candidates rated?", "Did it help?", "What does it look like?"):
         assert question in page
     assert "Loss of the true instruction" in page and "iterations side by side" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
+
+
+def test_a_token_of_the_environment_is_in_nothing_that_a_run_leaves(finished, folder):
+    """Results, logs, report, Snakemake's own records and the scripts it wrote."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    for part in ("results/small/logs", "results/small/curation", ".snakemake/metadata", ".snakemake/log", "report.html"):
+        assert any(str(path.relative_to(folder)).startswith(part) for path in files), part
+    # Snakemake keeps some names in base64.
+    wanted = [TOKEN.encode(), *(base64.b64encode(b"." * shift + TOKEN.encode())[4:-4] for shift in range(3))]
+    assert [path for path in files for spelled in wanted if spelled in path.read_bytes()] == []
 
 
 def test_none_above_the_threshold_ends_in_one_sentence(finished, folder):
