@@ -21,7 +21,7 @@ def cluster(tmp_path_factory):
 def finished(cluster, tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("run")
     write_tiny_run(folder, tiny)
-    code, printed = run_snakemake(folder, *slurm_cluster.PROFILE, "--configfile", "my.yaml", timeout=900)
+    code, printed = run_snakemake(folder, *slurm_cluster.PROFILE, "--configfile", "my.yaml", timeout=1800)
     assert code == 0, printed
     return folder / "results" / "tiny"
 

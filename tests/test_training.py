@@ -397,7 +397,7 @@ def test_qlora_trains_the_adapter_and_leaves_the_4_bit_weights(base, tmp_path, m
     template = Template(models.load_tokenizer(base))
     with monkeypatch.context() as patched:
         patched.setattr(models, "load", watched)
-        run(base, template, tmp_path / "adapter", dtype="bfloat16", quantization="nf4_double", steps=3, pairs=short[8:20], heldout=[], learning_rate=1e-3, max_tokens=2048)
+        run(base, template, tmp_path / "adapter", dtype="auto", quantization="nf4_double", steps=3, pairs=short[8:20], heldout=[], learning_rate=1e-3, max_tokens=2048)
     assert frozen and all(torch.equal(parameter.data, before) and parameter.grad is None for parameter, before in frozen)
     assert any(parameter.dtype == torch.uint8 for parameter, _ in frozen)
     learned = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
