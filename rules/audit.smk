@@ -80,19 +80,19 @@ rule report_audit:
         aurocs=report(
             "<results>/report/audit.svg",
             caption="../config/captions/audit.rst",
-            category="Is the judge to be believed?",
+            category="3. Can the judge be trusted?",
             labels={"shows": "good pairs against each kind of bad ones"},
         ),
         reliability=report(
             "<results>/report/reliability.svg",
             caption="../config/captions/reliability.rst",
-            category="Is the judge to be believed?",
+            category="3. Can the judge be trusted?",
             labels={"shows": "share of good pairs by value"},
         ),
         lines=report(
             "<results>/report/audit.tsv",
             caption="../config/captions/verdict.rst",
-            category="Is the judge to be believed?",
+            category="3. Can the judge be trusted?",
             labels={"shows": "verdict, values, injected scores"},
         ),
     log:

@@ -45,7 +45,7 @@ rule evaluate:
         table=report(
             ensure("<results>/evaluation/heldout.tsv", non_empty=True),
             caption="../config/captions/heldout.rst",
-            category="Did it help?",
+            category="6. Is the model better?",
             labels={"shows": "loss on held-out pairs"},
         ),
         pairs="<results>/evaluation/pairs.tsv",
@@ -84,7 +84,7 @@ rule round_trip:
         table=report(
             ensure("<results>/evaluation/round_trip.tsv", non_empty=True),
             caption="../config/captions/round_trip.rst",
-            category="Did it help?",
+            category="5. Did training work?",
             labels={"shows": "generated against true instructions"},
         ),
         written="<results>/evaluation/round_trip.jsonl",

@@ -188,19 +188,19 @@ rule compare_arms:
         arms=report(
             "<results>/arms.tsv",
             caption="../config/captions/arms.rst",
-            category="Does it work?",
+            category="6. Is the model better?",
             labels={"shows": "every arm, size and training seed"},
         ),
         comparisons=report(
             "<results>/proof/comparisons.tsv",
             caption="../config/captions/comparisons.rst",
-            category="Does it work?",
+            category="6. Is the model better?",
             labels={"shows": "the arms against each other"},
         ),
         words=report(
             "<results>/proof/words.tsv",
             caption="../config/captions/words.rst",
-            category="Does it work?",
+            category="6. Is the model better?",
             labels={"shows": "what can be said, and what cannot"},
         ),
         summary="<results>/summary.json",
@@ -231,7 +231,7 @@ rule draw_proof:
         quality=report(
             "<results>/proof/quality.svg",
             caption="../config/captions/quality.rst",
-            category="Does it work?",
+            category="6. Is the model better?",
             labels={"shows": "quality against quantity"},
         ),
     log:

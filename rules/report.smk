@@ -27,19 +27,19 @@ rule report_funnel:
         funnel=report(
             "<results>/report/funnel.tsv",
             caption="../config/captions/funnel.rst",
-            category="What was kept, and why?",
+            category="2. What was thrown away, and why?",
             labels={"shows": "rows through every stage, counted"},
         ),
         reasons=report(
             "<results>/report/reasons.tsv",
             caption="../config/captions/reasons.rst",
-            category="What was kept, and why?",
+            category="2. What was thrown away, and why?",
             labels={"shows": "reasons of dropped rows"},
         ),
         signals=report(
             "<results>/report/signals.tsv",
             caption="../config/captions/signals.rst",
-            category="How were candidates rated?",
+            category="4. What was kept?",
             labels={"shows": "distribution of the signals"},
         ),
     log:
@@ -68,30 +68,43 @@ rule report_figures:
         curated="<results>/curation/curated.parquet",
         backward="<results>/backward/adapter/history.tsv",
         forward=iterations("<results>/forward/{iteration}/adapter/history.tsv", first=0),
+        heldout="<results>/evaluation/heldout.tsv",
         code=library("plots", "logs"),
     output:
         funnel=report(
             "<results>/report/funnel.svg",
             caption="../config/captions/funnel_figure.rst",
-            category="What was kept, and why?",
+            category="2. What was thrown away, and why?",
             labels={"shows": "rows through every stage, drawn"},
         ),
         scores=report(
             "<results>/report/scores.svg",
             caption="../config/captions/scores.rst",
-            category="How were candidates rated?",
+            category="4. What was kept?",
             labels={"shows": "ratings and gains"},
         ),
         lengths=report(
             "<results>/report/lengths.svg",
             caption="../config/captions/lengths.rst",
-            category="How were candidates rated?",
+            category="4. What was kept?",
             labels={"shows": "lengths of instructions and responses"},
+        ),
+        by_rating=report(
+            "<results>/report/length_by_rating.svg",
+            caption="../config/captions/length_by_rating.rst",
+            category="4. What was kept?",
+            labels={"shows": "length of instructions by rating"},
+        ),
+        heldout=report(
+            "<results>/report/heldout.svg",
+            caption="../config/captions/heldout_figure.rst",
+            category="6. Is the model better?",
+            labels={"shows": "differences on held-out pairs, drawn"},
         ),
         training=report(
             "<results>/report/training.svg",
             caption="../config/captions/training.rst",
-            category="Did it help?",
+            category="5. Did training work?",
             labels={"shows": "training curves"},
         ),
     log:
@@ -123,7 +136,7 @@ rule report_examples:
         page=report(
             "<results>/report/examples.html",
             caption="../config/captions/examples.rst",
-            category="What does it look like?",
+            category="4. What was kept?",
             labels={"shows": "kept, dropped and answered"},
         ),
     log:
@@ -154,7 +167,7 @@ rule report_labelling:
         page=report(
             "<results>/report/labelling.html",
             caption="../config/captions/labelling.rst",
-            category="What does it look like?",
+            category="4. What was kept?",
             labels={"shows": "a sample to label yourself"},
         ),
         table="<results>/report/labelling.csv",
@@ -189,13 +202,13 @@ rule report_iterations:
         table=report(
             "<results>/report/iterations.tsv",
             caption="../config/captions/iterations.rst",
-            category="What was kept, and why?",
+            category="4. What was kept?",
             labels={"shows": "the iterations side by side"},
         ),
         figure=report(
             "<results>/report/iterations.svg",
             caption="../config/captions/iterations_figure.rst",
-            category="How were candidates rated?",
+            category="4. What was kept?",
             labels={"shows": "ratings beside the paper's and the notebook's"},
         ),
     log:
@@ -217,3 +230,79 @@ rule report_iterations:
         "Comparing the iterations"
     script:
         "../scripts/report_iterations.py"
+
+
+# Last, so that all jobs but those of the report have been measured.
+rule report_costs:
+    input:
+        heldout="<results>/evaluation/heldout.tsv",
+        round_trip="<results>/evaluation/round_trip.tsv",
+        iterations="<results>/report/iterations.tsv",
+        candidates="<results>/augment/candidates.parquet",
+        backward="<results>/backward/adapter/training.json",
+        forward=iterations(
+            "<results>/forward/{iteration}/adapter/training.json", first=0
+        ),
+        code=library("costs", "plots", "logs"),
+    output:
+        table=report(
+            "<results>/report/costs.tsv",
+            caption="../config/captions/costs.rst",
+            category="7. What did it cost?",
+            labels={"shows": "time, memory and tokens of every rule"},
+        ),
+        figure=report(
+            "<results>/report/costs.svg",
+            caption="../config/captions/costs_figure.rst",
+            category="7. What did it cost?",
+            labels={"shows": "time and memory, drawn"},
+        ),
+    log:
+        "<logs>/report_costs.log",
+    benchmark:
+        "<benchmarks>/report_costs.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    message:
+        "Adding up time and memory"
+    script:
+        "../scripts/report_costs.py"
+
+
+rule report_setup:
+    input:
+        manifest="<model>/manifest.json",
+        judge="<judge>/manifest.json",
+        train="<results>/seed/train.parquet",
+        heldout="<results>/seed/heldout.parquet",
+        segments="<results>/corpus/segments.parquet",
+        sample="<results>/corpus/sample.parquet",
+        rubric=config["judge"]["rubric"],
+        code=library("pages", "logs"),
+    output:
+        page=report(
+            "<results>/report/setup.html",
+            caption="../config/captions/setup.rst",
+            category="1. What went in?",
+            labels={"shows": "models, data, versions, configuration"},
+        ),
+    log:
+        "<logs>/report_setup.log",
+    benchmark:
+        "<benchmarks>/report_setup.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        config=config,
+    message:
+        "Writing down what went in"
+    script:
+        "../scripts/report_setup.py"

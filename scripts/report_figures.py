@@ -11,4 +11,6 @@ with logs.job(snakemake.log[0]):
     plots.funnel(pd.read_csv(given.funnel, sep="\t"), made.funnel)
     plots.scores(rated, kept, snakemake.params.keep["signal"], made.scores)
     plots.lengths(rated, kept, made.lengths)
+    plots.length_by_rating(rated, snakemake.params.keep["signal"], made.by_rating)
+    plots.heldout(pd.read_csv(given.heldout, sep="\t"), made.heldout)
     plots.training(histories, made.training)

@@ -246,6 +246,9 @@ def test_every_job_left_a_log_and_a_benchmark(finished):
     for kind in ("logs", "benchmarks"):
         names = {path.relative_to(finished / kind).parts[0].split(".")[0] for path in (finished / kind).rglob("*.*")}
         assert {"train_backward", "audit_judge", "write_instructions", "rate_candidates", "train_forward", "evaluate", "report_figures"} <= names
+    measured = pd.read_csv(finished / "report" / "costs.tsv", sep="\t", index_col="rule")
+    assert {"train_backward", "train_forward", "write_instructions", "evaluate"} <= set(measured.index)
+    assert measured.loc["train_forward", "jobs"] == 3 and measured.loc["train_backward", ["minutes", "memory_gb", "tokens"]].gt(0).all()
     assert re.search(r"training steps: \d+ of \d+, .* left", (finished / "logs" / "train_backward.log").read_text())
     assert not list(finished.rglob("shards/.work/*"))
 
@@ -260,7 +263,8 @@ def test_report_shows_tables_figures_and_examples(finished, folder, monkeypatch)
     code, printed = run_snakemake(folder, *RUN[4:], "--report", "report.html")
     assert code == 0, printed
     page = (folder / "report.html").read_text()
-    for question in ("Is the judge to be believed?", "What was kept, and why?", "How were candidates rated?", "Did it help?", "What does it look like?"):
+    questions = ("What went in?", "What was thrown away, and why?", "Can the judge be trusted?", "What was kept?", "Did training work?", "Is the model better?", "What did it cost?")
+    for question in questions:
         assert question in page
     assert "Loss of the true instruction" in page and "iterations side by side" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
 

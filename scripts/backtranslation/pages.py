@@ -1,10 +1,22 @@
-"""The report's page of examples: one self-contained HTML file in which all corpus text is escaped."""
+"""The report's pages of examples and of what went in: self-contained HTML files in which all text is escaped."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from backtranslation.records import SIGNALS, Row, write_text
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; color: #222; }
+article { border: 1px solid #ccc; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .6rem; max-height: 22rem; overflow: auto; }
+h3 { font-size: 1rem; margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+small { color: #555; }
+table { border-collapse: collapse; } td { border-top: 1px solid #ddd; padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }
+"""
+"""How all pages look."""
 
 # The policy lets the page load and run nothing, whatever the corpus holds.
 _PAGE = """<!doctype html>
@@ -12,12 +24,7 @@ _PAGE = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>Examples</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; color: #222; }
-article { border: 1px solid #ccc; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .6rem; max-height: 22rem; overflow: auto; }
-h3 { font-size: 1rem; margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-small { color: #555; }
-</style></head><body>
+{{ style|safe }}</style></head><body>
 <h1>Examples</h1>
 {% for section in sections %}
 <section><h2>{{ section.title }}</h2><p>{{ section.about }}</p>
@@ -68,4 +75,32 @@ def examples(
         {"title": "Held-out answers", "about": "Greedy answers to prompts no model was trained on.", "items": answered},
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    write_text(environment.from_string(_PAGE).render(sections=sections), path)
+    write_text(environment.from_string(_PAGE).render(sections=sections, style=STYLE), path)
+
+
+_SETUP = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>What went in</title><style>{{ style|safe }}</style></head><body>
+{% for title, lines in tables.items() %}<h2>{{ title }}</h2>
+<table>{% for name, value in lines %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+{% endfor %}
+</body></html>
+"""
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Every setting with its value as JSON, by its name with dots, such as `corpus.sample`."""
+    lines = []
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            lines += flat(value, f"{prefix}{name}.")
+        else:
+            lines.append((prefix + name, json.dumps(value, ensure_ascii=False)))
+    return lines
+
+
+def setup(tables: dict[str, list[tuple[str, str]]], path: str | Path) -> None:
+    """Write the page of what went in: tables of names and values, each under its title."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    write_text(environment.from_string(_SETUP).render(tables=tables, style=STYLE), path)

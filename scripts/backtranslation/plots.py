@@ -16,6 +16,7 @@ matplotlib.rcParams.update(
         "svg.hashsalt": "backtranslation",
         "svg.fonttype": "none",
         "font.size": 9,
+        "axes.prop_cycle": "cycler('color', ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999'])",
         "axes.spines.top": False,
         "axes.spines.right": False,
         "figure.constrained_layout.use": True,
@@ -65,7 +66,7 @@ def funnel(table: pd.DataFrame, path: str | Path) -> None:
         axes.annotate(
             f"{line.rows_out:,} of {line.rows_in:,}", (1, at), (4, 0), ("axes fraction", "data"), "offset points", va="center"
         )
-    axes.set(xlabel="rows that came into the stage, %", xlim=(0, 100), title="From corpus to curated pairs")
+    axes.set(xlabel="rows that came into the stage, %", xlim=(0, 100), title=f"From {corpus['rows_in'].iloc[-1]:,} pieces of text to {corpus['rows_out'].iloc[0]:,} curated pairs")
     _legend(figure)
     _save(figure, path)
 
@@ -86,6 +87,7 @@ def scores(rated: list[Row], kept: set[str], signal: str, path: str | Path) -> N
         axes.hist([values[chosen], values[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=label, ylabel="candidates", title="decides what is kept" if name == signal else "")
         axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":", label="mean of all")
+    figure.suptitle(f"n = {len(table):,} candidates, {chosen.sum():,} kept", fontsize=9)
     _legend(figure)
     _save(figure, path)
 
@@ -102,7 +104,55 @@ def lengths(rated: list[Row], kept: set[str], path: str | Path) -> None:
         bins = np.arange(words.min(), words.max() + 2 * step, step) - 0.5
         axes.hist([words[chosen], words[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=f"words in the {label}", ylabel="candidates")
+    figure.suptitle(f"n = {len(table):,} candidates, {chosen.sum():,} kept", fontsize=9)
     _legend(figure)
+    _save(figure, path)
+
+
+def length_by_rating(rated: list[Row], signal: str, path: str | Path) -> None:
+    """Words of the instructions in each fifth of the rating, and of the signal that decides; boxes with the middle 90 %.
+
+    A signal without any value has no panel; fifths that are equal, as of a judge who rates all alike, are one.
+    """
+    table = pd.DataFrame(rated)
+    words = table["instruction"].str.split().str.len()
+    names = [name for name in dict.fromkeys(["rating", signal]) if table[name].notna().any()]
+    figure, all_axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.4), squeeze=False, sharey=True)
+    for axes, name in zip(all_axes.flat, names, strict=True):
+        fifths = pd.qcut(table[name], 5, duplicates="drop") if table[name].nunique() > 1 else table[name].astype("category")
+        parts = [(fifth, words[fifths == fifth]) for fifth in fifths.cat.categories]
+        # Their edges as they are: rounding would make some look empty.
+        labels = [f"{table[name][part.index].min():.2f} to\n{table[name][part.index].max():.2f}" for _, part in parts]
+        axes.boxplot([part for _, part in parts], whis=(5, 95), showfliers=False, tick_labels=labels, medianprops={"color": DROPPED}, boxprops={"color": KEPT}, whiskerprops={"color": KEPT}, capprops={"color": KEPT})
+        axes.set(xlabel=SIGNAL_LABELS[name], title=f"n = {table[name].notna().sum():,} candidates in fifths")
+    all_axes[0, 0].set(ylabel="words in the instruction", ylim=(0, None))
+    _save(figure, path)
+
+
+def heldout(table: pd.DataFrame, path: str | Path) -> None:
+    """Each comparison of `evaluation.compare`: difference of the held-out losses with its 95 % interval."""
+    lines = table.iloc[::-1]
+    figure, axes = plt.subplots(figsize=(7, 0.42 * len(lines) + 1.3))
+    for at, line in enumerate(lines.itertuples()):
+        # Green is better, orange worse; black where the interval holds 0.
+        color = LINE if line.high < 0 else DROPPED if line.low > 0 else "black"
+        axes.plot([line.low, line.high], [at, at], color=color, linewidth=1.5)
+        axes.plot(line.difference, at, "o", color=color, markersize=5)
+        axes.annotate(f"{line.difference:+.3f}", (1, at), (4, 0), ("axes fraction", "data"), "offset points", va="center")
+    axes.axvline(0, color="black", linewidth=1, linestyle=":")
+    labels = [f"{line.model} against {line.against}" for line in lines.itertuples()]
+    axes.set(yticks=range(len(lines)), yticklabels=labels, ylim=(-0.6, len(lines) - 0.4), xlabel="difference in held-out loss, nats per token (left of 0: better)", title=f"n = {lines['n'].max():,} held-out pairs, 95 % intervals")
+    _save(figure, path)
+
+
+def costs(table: pd.DataFrame, path: str | Path, most: int = 12) -> None:
+    """Time of the `most` slowest rules, and the largest memory of their jobs (see `costs.costs`)."""
+    lines = table.head(most).iloc[::-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.26 * len(lines) + 1.1), sharey=True)
+    left.barh(lines["rule"], lines["minutes"], color=KEPT)
+    left.set(xlabel="wall clock, minutes", title=f"{lines['minutes'].sum():,.1f} of {table['minutes'].sum():,.1f} minutes, n = {lines['jobs'].sum():,} of {table['jobs'].sum():,} jobs")
+    right.barh(lines["rule"], lines["memory_gb"], color=LINE)
+    right.set(xlabel="largest resident memory of a job, GB", title=f"{lines['memory_gb'].max():.1f} GB at most")
     _save(figure, path)
 
 
@@ -140,7 +190,7 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
             axes.plot([line["low"], line["high"]], [at, at], color=color, linewidth=1.5)
             axes.plot(line["auroc"], at, "o", color=color, markersize=4, clip_on=False)
         axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
-        axes.set(title=kind.replace("_", " "), xlim=(0, 1), yticks=range(len(signals)), yticklabels=signals)
+        axes.set(title=f"{kind.replace('_', ' ')}, n = {part['n'].max():.0f}", xlim=(0, 1), yticks=range(len(signals)), yticklabels=signals)
     for axes in all_axes.flat[len(kinds) :]:
         axes.set_visible(False)
     figure.supxlabel("AUROC, 95 % interval; green decides what is kept, orange is length alone, dotted is chance", fontsize=8)
@@ -152,7 +202,7 @@ def reliability(table: pd.DataFrame, path: str | Path) -> None:
     figure, axes = plt.subplots(figsize=(6.5, 3.6))
     for name, part in table.groupby("signal", sort=False):
         axes.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, linestyle=":" if name == "length" else "-")
-    axes.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None))
+    axes.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None), title=f"n = {table[table['signal'] == table['signal'].iloc[0]]['n'].sum():,} pairs")
     figure.legend(loc="outside right center", frameon=False)
     _save(figure, path)
 
