@@ -24,7 +24,8 @@ rule write_instructions:
         runtime="12h",
     params:
         generation=config["generation"],
-        backward=config["backward"],
+        # In a mapping, since Snakemake would fill the braces of a plain text.
+        prompt={"text": config["backward"]["prompt"]},
         engine=config["engine"],
         precision=config["precision"],
         template=config["model"]["template"],

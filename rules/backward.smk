@@ -20,7 +20,8 @@ rule reverse_seed:
         mem_mb=2000,
         runtime="30m",
     params:
-        backward=config["backward"],
+        # In a mapping, since Snakemake would fill the braces of a plain text.
+        prompt={"text": config["backward"]["prompt"]},
     message:
         "Reversing the {wildcards.part} pairs"
     script:

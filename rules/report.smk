@@ -151,7 +151,7 @@ rule report_examples:
         runtime="30m",
     params:
         keep=config["curation"]["keep"],
-        report=config["report"],
+        examples=config["report"]["examples"],
     message:
         "Collecting examples"
     script:
@@ -182,7 +182,7 @@ rule report_labelling:
         mem_mb=4000,
         runtime="30m",
     params:
-        report=config["report"],
+        labelling=config["report"]["labelling"],
         random_seed=config["random_seed"],
     message:
         "Drawing a sample for people to label"

@@ -8,6 +8,6 @@ with logs.job(snakemake.log[0]):
         records.read(given.gate_drops),
         records.read_jsonl(given.answers),
         snakemake.params.keep["signal"],
-        snakemake.params.report["examples"],
+        snakemake.params.examples,
         snakemake.output.page,
     )
