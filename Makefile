@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill-slurm clean
+.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill drill-slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -99,6 +99,11 @@ $(REFERENCE_VENV)/.ready: benchmarks/requirements-datatrove.txt
 
 $(VENV)/.datatrove: benchmarks/requirements-datatrove.txt
 	@$(call install,-r benchmarks/requirements-datatrove.txt)
+
+# The fault drill: 100 times a job is killed, its partial work damaged, its disk full, and the like, on a tiny model, and started
+# again; takes about half an hour, and root for the disk. Writes results/bench/drill.json.
+drill: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/drill.py
 
 # What SLURM does to jobs (scancel, a lost node, the time limit, an absent slurmctld), on a cluster that it starts on this
 # machine as root; takes a quarter of an hour. Writes results/bench/slurm_drill.json.
