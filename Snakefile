@@ -63,6 +63,7 @@ rule all:
         "<results>/report/iterations.tsv",
         "<results>/evaluation/round_trip.tsv",
         "<results>/report/examples.html",
+        "<results>/report/browse.html",
         "<results>/report/costs.tsv",
         "<results>/report/setup.html",
         "<results>/release/data/messages.jsonl",

@@ -158,6 +158,36 @@ rule report_examples:
         "../scripts/report_examples.py"
 
 
+rule report_browse:
+    input:
+        rated="<results>/curation/rated.parquet",
+        dropped="<results>/curation/dropped.parquet",
+        gate_drops="<results>/augment/dropped.parquet",
+        round_trip="<results>/evaluation/round_trip.jsonl",
+        code=library("browse", "logs"),
+    output:
+        page=report(
+            "<results>/report/browse.html",
+            caption="../config/captions/browse.rst",
+            category="4. What was kept?",
+            labels={"shows": "all candidates, to search and sort"},
+        ),
+    log:
+        "<logs>/report_browse.log",
+    benchmark:
+        "<benchmarks>/report_browse.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    message:
+        "Making the page of all candidates"
+    script:
+        "../scripts/report_browse.py"
+
+
 rule report_labelling:
     input:
         rated="<results>/curation/rated.parquet",

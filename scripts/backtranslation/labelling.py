@@ -1,15 +1,11 @@
 """A sample of candidates for people to label: one self-contained page, and the same rows as csv."""
 
-import base64
 import csv
-import hashlib
-import json
 import random
 from pathlib import Path
 
-import jinja2
-
-from backtranslation.records import Row, atomic, cell, write_text
+from backtranslation import pages
+from backtranslation.records import Row, atomic, cell
 
 COLUMNS = ("id", "source", "stratum", "instruction", "response", "label")
 """Columns of the csv; `label` is empty, for 1 (good) or 0 (bad)."""
@@ -61,15 +57,7 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{{ digest }}'">
 <title>Labelling</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto; padding: 0 1rem; color: #222; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .6rem; max-height: 26rem; overflow: auto; }
-h2 { font-size: 1.05rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-small { color: #555; }
-nav { position: sticky; top: 0; background: white; padding: .5rem 0; border-bottom: 1px solid #ccc; }
-button { font: inherit; padding: .3rem .9rem; border: 1px solid #777; border-radius: 6px; background: #f6f6f6; cursor: pointer; }
-button[aria-pressed=true] { background: #0072B2; color: white; }
-</style></head><body>
+<style>{{ style }}</style></head><body>
 <nav><button id="good">good (g)</button> <button id="bad">bad (b)</button> <button id="back">back (&larr;)</button>
 <button id="next">next (&rarr;)</button> <button id="save">save labels (s)</button> <small id="place"></small></nav>
 <p>Is the text a good answer to the instruction: about it, whole, and free of what does not belong? Save writes
@@ -111,10 +99,7 @@ def draw(rated: list[Row], dropped: list[Row], count: int, random_seed: int) -> 
 def page(rows: list[Row], path: str | Path) -> None:
     """Write the page; neither rating nor reason is in it, so that nobody is led by them."""
     shown = [{name: row[name] for name in ("id", "source", "instruction", "response")} for row in rows]
-    # Within a script element "<" alone could end it; as an escape it is the same JSON.
-    packed = json.dumps(shown).replace("<", "\\u003c")
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    write_text(jinja2.Template(_PAGE, autoescape=False).render(rows=packed, script=_SCRIPT, digest=digest), path)
+    pages.with_data(_PAGE, _SCRIPT, shown, path)
 
 
 def table(rows: list[Row], path: str | Path) -> None:

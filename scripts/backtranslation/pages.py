@@ -1,5 +1,7 @@
 """The report's pages of examples and of what went in: self-contained HTML files in which all text is escaped."""
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ article { border: 1px solid #ccc; border-radius: 6px; padding: .6rem 1rem; margi
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .6rem; max-height: 22rem; overflow: auto; }
 h3 { font-size: 1rem; margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 small { color: #555; }
+h2 { font-size: 1.05rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+nav { position: sticky; top: 0; background: white; padding: .5rem 0; border-bottom: 1px solid #ccc; }
+button { font: inherit; padding: .3rem .9rem; border: 1px solid #777; border-radius: 6px; background: #f6f6f6; cursor: pointer; }
+button[aria-pressed=true] { background: #0072B2; color: white; }
 table { border-collapse: collapse; } td { border-top: 1px solid #ddd; padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }
 """
 """How all pages look."""
@@ -104,3 +110,14 @@ def setup(tables: dict[str, list[tuple[str, str]]], path: str | Path) -> None:
     """Write the page of what went in: tables of names and values, each under its title."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     write_text(environment.from_string(_SETUP).render(tables=tables, style=STYLE), path)
+
+
+def with_data(page: str, script: str, data: Any, path: str | Path) -> None:
+    """Write `page`, a template, with `script`, and `data` as JSON that the script reads and shows as text.
+
+    The page names the script's digest in its policy, so that this one script runs and nothing of the data does.
+    """
+    # Within a script element "<" alone could end it; as an escape it is the same JSON.
+    packed = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    write_text(jinja2.Template(page, autoescape=False).render(rows=packed, script=script, digest=digest, style=STYLE), path)
