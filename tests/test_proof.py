@@ -100,7 +100,7 @@ def test_contrast_is_what_the_instruction_adds(tiny, template):
     found = proof.measure(rows, engine, template, "Be brief.").pivot(index="id", columns="measure", values="value")
 
     def loss(name: str) -> np.ndarray:
-        asked = [{"prompt": row[name], "completion": row["response"], "system": "Be brief."} for row in rows]
+        asked = [{"id": row["id"], "prompt": row[name], "completion": row["response"], "system": "Be brief."} for row in rows]
         return evaluation.losses(asked, engine, template)
 
     assert found["seed_loss"].to_numpy() == pytest.approx(loss("instruction"), abs=1e-5)
