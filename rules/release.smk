@@ -106,7 +106,6 @@ rule answer_alpaca_eval:
         mem_mb=model_memory,
         runtime="12h",
     params:
-        board="alpaca_eval",
         name=config["name"],
         tags=config["forward"]["tags"],
         precision=config["precision"],
@@ -134,14 +133,6 @@ use rule answer_alpaca_eval as answer_mt_bench with:
         "<logs>/answer_mt_bench.log",
     benchmark:
         "<benchmarks>/answer_mt_bench.jsonl"
-    params:
-        board="mt_bench",
-        name=config["name"],
-        tags=config["forward"]["tags"],
-        precision=config["precision"],
-        batch_tokens=config["generation"]["batch_tokens"],
-        max_new_tokens=config["release"]["leaderboards"]["max_new_tokens"],
-        random_seed=config["random_seed"],
     message:
         "Answering MT-bench's questions"
 

@@ -25,8 +25,10 @@ class Recorder:
     def __init__(self, template, stop_after=None):
         self.template, self.stop_after, self.asked = template, stop_after, []
 
-    def generate(self, prompts, sampling, seeds):
+    def generate(self, prompts, sampling, seeds, done=()):
         for i, prompt in enumerate(prompts):
+            if i in done:
+                continue
             if len(self.asked) == self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append((self.template.tokenizer.decode(prompt), sampling.temperature, seeds[i]))

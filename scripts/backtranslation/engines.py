@@ -89,6 +89,11 @@ def pieces(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return plan
 
 
+def piece_tokens(batch_tokens: int, gpu: bool) -> int:
+    """Tokens that a model reads at once, at most a batch of them."""
+    return min(batch_tokens, 8192 if gpu else 2048)
+
+
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of leading tokens that all prompts share, leaving each at least one of its own."""
     first, last = min(map(list, prompts)), max(map(list, prompts))
@@ -190,14 +195,12 @@ class TransformersEngine:
 
         self.tokenizer = models.load_tokenizer(folder)
         self.model = models.load(folder, dtype, quantization, adapter)
-        # oneDNN has a layout of bfloat16 only where the processor has AVX-512 or AVX-NE-CONVERT.
-        packs = self.model.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if self.model.device.type == "cpu" and quantization == "none" and packs:
+        if self.model.device.type == "cpu" and quantization == "none":
             models.pack(self.model)
         self.stop_id = stop_id
         self.batch_tokens = batch_tokens
         # Passes over whole texts: more at once is no faster, and their activations and logits would be gigabytes.
-        self.piece_tokens = min(batch_tokens, 2048 if self.model.device.type == "cpu" else 8192)
+        self.piece_tokens = piece_tokens(batch_tokens, self.model.device.type != "cpu")
         # As an index, since a slice of hidden states makes torch copy the output matrix for every row.
         self.last = torch.tensor([-1], device=self.model.device)
         self.context: int = self.model.config.max_position_embeddings

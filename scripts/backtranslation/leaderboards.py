@@ -82,17 +82,19 @@ def answer(
 ) -> list[list[str]]:
     """The answers to every turn of every question; a later turn is asked after the answers to those before.
 
-    Those that `work` holds are not written again. Raises LeaderboardError when a question and its answer exceed the
+    What `work` holds is not written again, and ends up the same as without a stop. Raises LeaderboardError when a question and its answer exceed the
     model's context.
     """
     progress = Progress("answers", sum(len(question.turns) for question in questions))
-    progress.skip(len(work.done))
+    before = set(work.done)
+    progress.skip(len(before))
     for turn in range(max(len(question.turns) for question in questions)):
         for temperature in sorted({question.temperature for question in questions}):
             asked, prompts, seeds = [], [], []
+            # All of them, so that a row has the same company after a stop.
             for question in questions:
                 key = f"{question.id} {turn}"
-                if question.temperature != temperature or len(question.turns) <= turn or key in work.done:
+                if question.temperature != temperature or len(question.turns) <= turn:
                     continue
                 earlier = [(question.turns[n], work.done[f"{question.id} {n}"]) for n in range(turn)]
                 ids = template.prompt(question.turns[turn], system, earlier=earlier)
@@ -104,9 +106,11 @@ def answer(
                 asked.append(key)
                 prompts.append(ids)
                 seeds.append(int(fingerprint([random_seed, key])[:15], 16))
-            for i, completion in engine.generate(prompts, Sampling(max_new_tokens, temperature), seeds) if prompts else ():
+            done = {i for i, key in enumerate(asked) if key in before}
+            for i, completion in engine.generate(prompts, Sampling(max_new_tokens, temperature), seeds, done) if prompts else ():
                 work.add(asked[i], completion.text.strip())
-                progress.add(1, len(completion.tokens))
+                if i not in done:
+                    progress.add(1, len(completion.tokens))
     return [[work.done[f"{question.id} {n}"] for n in range(len(question.turns))] for question in questions]
 
 

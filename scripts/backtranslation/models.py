@@ -284,7 +284,7 @@ def pack(model: "PreTrainedModel") -> None:
     """Lay out the linear layers of a model on a CPU as oneDNN computes with them, once instead of at each call.
 
     For inference. The numbers stay the same; float32 gains about half, one row in bfloat16 twice the speed. A CPU
-    that has no instructions for bfloat16 computes with it as it lies.
+    that has no instructions for bfloat16 (AVX-512 or AVX-NE-CONVERT) computes with it as it lies.
     """
     import torch
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from backtranslation import segments, sources
 from backtranslation.arms import grid
+from backtranslation.engines import piece_tokens
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
 from backtranslation.training import paper_steps
@@ -224,11 +225,6 @@ def inference_memory(
         "cache": cache,
         "process": CUDA if gpu else PROCESS["infer"],
     }
-
-
-def piece_tokens(batch_tokens: int, gpu: bool) -> int:
-    """Tokens that an engine reads at once, as `engines.TransformersEngine` sets it."""
-    return min(batch_tokens, 8192 if gpu else 2048)
 
 
 # --- rows and tokens ---
