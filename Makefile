@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the installed packages and the demo's files take, with some room.
 NEEDED_MB := 4000
 
-.PHONY: demo test check plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill drill-slurm clean
+.PHONY: demo test check docs plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill drill-slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/snakemake --cores 2 --resources gpu=1
@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev docs
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -22,6 +22,14 @@ check: $(VENV)/.installed-dev
 	  case $$config in */schema.yaml) continue;; esac; \
 	  $(BIN)/snakemake --dry-run --quiet --configfile $$config; \
 	done
+
+# The documentation as a site, site/index.html. A link to a page, file or heading that is not there is an error; links to
+# other sites are not looked at, since that takes a network.
+SOURCE := docs
+SITE := site
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build --conf-dir docs --fail-on-warning --nitpicky --fresh-env --quiet $(SOURCE) $(SITE)
 
 # Does curation make a better model? Writes results/proof/arms.tsv and summary.json; CONFIG=my.yaml takes other data.
 proof: CONFIG := config/proof.yaml

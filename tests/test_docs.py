@@ -1,0 +1,55 @@
+"""The documentation's site: its reference of the configuration, and links that lead nowhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from conftest import ROOT, present
+
+sys.path.insert(0, str(ROOT / "docs"))
+import configuration
+
+CONFIG = ROOT / "config"
+
+
+def test_reference_has_every_setting_with_its_default():
+    page = configuration.reference(CONFIG / "schema.yaml", CONFIG / "config.yaml")
+    sections = dict(re.findall(r"^###? (\S+)\n\n(.*?)(?=^###? |\Z)", page, re.MULTILINE | re.DOTALL))
+    for key in present(yaml.safe_load((CONFIG / "config.yaml").read_text())):
+        above, _, name = key.rpartition(".")
+        # Keys that share a line have one section.
+        assert key in sections or f"| `{name}` |" in sections[above], key
+    assert "above 0, below 1" in sections["seed.heldout"] and "default `0.15`" in sections["seed.heldout"]
+
+
+def test_reference_says_what_the_manual_says(tmp_path):
+    (tmp_path / "schema.yaml").write_text("properties: {how: {enum: [fast, slow, null]}, where: {type: string, description: a folder}}")
+    (tmp_path / "config.yaml").write_text("# The *way*.\n# fast: with\n#   haste; see docs/judge.md.\n# slow: as in `a*b`\n# Now: chosen\nhow: slow\nwhere: results/<name>\n")
+    how, where = configuration.reference(tmp_path / "schema.yaml", tmp_path / "config.yaml").split("\n## ")[1:]
+    assert how.splitlines() == [
+        "how",
+        "",
+        "*one of `fast`, `slow`, `null`*; default `slow`",
+        "",
+        r"The \*way\*.",
+        "- `fast`: with",
+        "  haste; see [judge](../judge.md).",
+        "- `slow`: as in `a*b`",
+        "",
+        "Now: chosen",
+    ]
+    assert where.splitlines() == ["where", "", "*a text*; default `results/<name>`", "", "A folder."]
+
+
+def test_links_that_lead_nowhere_fail_the_build(tmp_path):
+    (tmp_path / "index.md").write_text("# Start\n\n[1](missing.md) [2](missing.yaml) [3](#missing-here) [4](other.md#missing-there) [5](other.md#a-heading)\n\n## Pages\n\n- [Other](other.md)\n")
+    (tmp_path / "other.md").write_text("# Other\n\n## A heading\n")
+    environment = Path(sys.executable).parents[1]
+    # What is installed here will do.
+    command = ["make", f"--old-file={environment}/.installed-dev", "docs", f"VENV={environment}", f"SOURCE={tmp_path}", f"SITE={tmp_path / 'site'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    found = re.findall(r"WARNING: .*?'([^']+)' \[myst\.xref_missing\]", done.stderr)
+    assert found == ["missing.md", "missing.yaml", "missing-here", "missing-there"], done.stderr
