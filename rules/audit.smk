@@ -74,6 +74,7 @@ rule report_audit:
         verdict="<results>/audit/1/verdict.json",
         table="<results>/audit/1/audit.tsv",
         reliability="<results>/audit/1/reliability.tsv",
+        rated="<results>/audit/1/rated.parquet",
         code=library("audit", "plots"),
     output:
         figures="<results>/audit/audit.json",
@@ -82,6 +83,12 @@ rule report_audit:
             caption="../config/captions/audit.rst",
             category="3. Can the judge be trusted?",
             labels={"shows": "good pairs against each kind of bad ones"},
+        ),
+        roc=report(
+            "<results>/report/roc.svg",
+            caption="../config/captions/roc.rst",
+            category="3. Can the judge be trusted?",
+            labels={"shows": "good pairs kept for bad ones"},
         ),
         reliability=report(
             "<results>/report/reliability.svg",
@@ -105,6 +112,8 @@ rule report_audit:
     resources:
         mem_mb=4000,
         runtime="30m",
+    params:
+        random_seed=config["random_seed"],
     message:
         "Drawing the audit"
     script:

@@ -96,6 +96,27 @@ def test_a_judge_that_knows_and_one_that_guesses():
     assert "rating" in audit.lines(figures, audit.verdict(figures, "rating", 0.75))["what"].str.cat()
 
 
+def test_area_below_the_curve_is_the_auroc_with_ties_and_gaps():
+    rng = np.random.default_rng(3)
+    rows = judged(audit.pairs(HELDOUT, 40, 42), rating=lambda row: math.nan if rng.random() < 0.2 else rng.integers(1, 5) + row["label"])
+    curve, (line,) = audit.roc(rows, "rating"), audit.aurocs(rows, 42).query("signal == 'rating' and kind == 'all'").itertuples()
+    assert np.trapezoid(curve["good"], curve["bad"]) == pytest.approx(line.auroc, abs=1e-12) and 0.5 < line.auroc < 1
+    assert (curve.iloc[0] == 0).all() and (curve.iloc[-1] == 1).all() and (curve.diff().iloc[1:] >= 0).all(axis=None)
+
+
+def test_calibration_finds_probabilities_that_hold_and_those_that_promise_too_much():
+    """Six bad pairs for each good one, whose probability was fitted as if there were as many good ones."""
+    rng = np.random.default_rng(4)
+    rows = [{"id": str(n), "pair": str(n // 7), "label": int(n % 7 == 0)} for n in range(7 * 3000)]
+    # With densities 2p of good and 2(1 - p) of bad pairs, p is the probability where they are as many.
+    p = [math.sqrt(rng.random()) if row["label"] else 1 - math.sqrt(rng.random()) for row in rows]
+    right = audit.calibration([{**row, "combination": value} for row, value in zip(rows, p, strict=True)], 42, draws=100)
+    assert right["n"].sum() == len(rows) and (right["predicted"] - right["good"]).abs().max() < 0.04
+    assert ((right["low"] <= right["good"]) & (right["good"] <= right["high"])).all() and right["predicted"].is_monotonic_increasing
+    boast = audit.calibration([{**row, "combination": value**0.3} for row, value in zip(rows, p, strict=True)], 42, draws=100)
+    assert (boast["predicted"] > boast["high"]).all()
+
+
 def test_combination_is_measured_on_pairs_it_was_not_fitted_on():
     """Noise in many signals would look like knowledge if it were measured on what it was fitted to."""
     rng = np.random.default_rng(1)

@@ -305,6 +305,36 @@ def reliability(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["signal", "from", "to", "n", "good"])
 
 
+def roc(rows: list[Row], signal: str) -> pd.DataFrame:
+    """Columns bad and good: shares of the bad and of the good pairs that are kept from a value on, for each value, highest first.
+
+    Pairs of equal value come together; those without one are left out. Begins with (0, 0), and the area below is the AUROC.
+    """
+    counts = pd.DataFrame(rows).dropna(subset=[signal]).groupby(signal, sort=True)["label"].agg(good="sum", n="size")[::-1]
+    counts["bad"] = counts["n"] - counts["good"]
+    kept = counts[["bad", "good"]].cumsum() / counts[["bad", "good"]].sum()
+    return pd.concat([pd.DataFrame({"bad": [0.0], "good": [0.0]}), kept], ignore_index=True)
+
+
+def calibration(rows: list[Row], random_seed: int, draws: int = 2000) -> pd.DataFrame:
+    """Columns predicted, good, low, high, n: of each fifth of `combination`, lowest first, its mean and the share of good pairs.
+
+    Good and bad pairs weigh as much as each other, as when the combination was fitted (see `fit`), else the many bad ones
+    would press the share down. `low` and `high` are a 95 % bootstrap interval over pairs.
+    """
+    frame = pd.DataFrame(rows).sort_values(["combination", "id"])
+    weight = np.where(frame["label"] == 1, 1 / (frame["label"] == 1).sum(), 1 / (frame["label"] == 0).sum())
+    names, at = np.unique(frame["pair"], return_inverse=True)
+    drawn = weight * np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, at]
+    lines = []
+    for part in np.array_split(np.arange(len(frame)), min(5, len(frame))):
+        good, total = (drawn[:, part] * frame["label"].to_numpy()[part]).sum(1), drawn[:, part].sum(1)
+        low, high = np.quantile(good[total > 0] / total[total > 0], [0.025, 0.975])
+        means = [np.average(frame[name].to_numpy()[part], weights=weight[part]) for name in ("combination", "label")]
+        lines.append((*means, low, high, len(part)))
+    return pd.DataFrame(lines, columns=["predicted", "good", "low", "high", "n"])
+
+
 def summary(rows: list[Row], table: pd.DataFrame, random_seed: int) -> Row:
     """All figures of an audit from rated pairs (with `combination`) and their `aurocs`.
 

@@ -197,13 +197,41 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
     _save(figure, path)
 
 
-def reliability(table: pd.DataFrame, path: str | Path) -> None:
-    """Share of good pairs in each fifth of each signal's values (see `audit.reliability`)."""
-    figure, axes = plt.subplots(figsize=(6.5, 3.6))
+def roc(curves: dict[str, pd.DataFrame], table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
+    """Good against bad pairs kept as the cut goes down, of each signal (see `audit.roc`); AUROCs are `audit.aurocs`' over all kinds."""
+    figure, axes = plt.subplots(figsize=(7.6, 4.2))
+    lines = table[table["kind"] == "all"].set_index("signal")
+    # The best one first, as they lie in the figure.
+    for name, line in lines.sort_values("auroc", ascending=False).iterrows():
+        label = f"{name}: {line['auroc']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
+        style = {"linestyle": ":", "color": "black"} if name == "length" else {"linewidth": 2.5 if name == verdict["signal"] else 1.2}
+        axes.plot(100 * curves[str(name)]["bad"], 100 * curves[str(name)]["good"], label=label, **style)
+    axes.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--", label="chance: 0.50")
+    axes.set(xlabel="bad pairs that are kept, %", ylabel="good pairs that are kept, %", box_aspect=1, title=f"n = {lines['n'].max():.0f} labelled pairs")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="AUROC, 95 % interval", alignment="left")
+    _save(figure, path)
+
+
+def reliability(table: pd.DataFrame, calibration: pd.DataFrame, path: str | Path) -> None:
+    """Left, the share of good pairs in each fifth of each signal's values; right, of the combination's against what it says.
+
+    `table` and `calibration` are those of `audit.reliability` and `audit.calibration`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.35, 1))
+    colors = {}
     for name, part in table.groupby("signal", sort=False):
-        axes.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, linestyle=":" if name == "length" else "-")
-    axes.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None), title=f"n = {table[table['signal'] == table['signal'].iloc[0]]['n'].sum():,} pairs")
-    figure.legend(loc="outside right center", frameon=False)
+        style = {"linestyle": ":", "color": "black"} if name == "length" else {}
+        (drawn,) = left.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, **style)
+        colors[name] = drawn.get_color()
+    left.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None), title=f"n = {table[table['signal'] == table['signal'].iloc[0]]['n'].sum():,} pairs")
+    found = 100 * calibration[["predicted", "good", "low", "high"]]
+    right.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--", label="as it says")
+    # A bootstrap's interval need not hold the value itself.
+    errors = [(found["good"] - found["low"]).clip(0), (found["high"] - found["good"]).clip(0)]
+    right.errorbar(found["predicted"], found["good"], errors, color=colors["combination"], marker="o", markersize=3, capsize=2, linewidth=1, label="combination, 95 % interval")
+    right.set(xlabel="probability of a good pair that it gives, %", ylabel="good pairs, %, as many good as bad", xlim=(0, 100), ylim=(-2, 102), title=f"n = {calibration['n'].sum():,} pairs in fifths")
+    handles, labels = ([*first, *second] for first, second in zip(left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True))
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     _save(figure, path)
 
 
