@@ -10,9 +10,12 @@ with logs.job(snakemake.log[0]):
     adapter = Path(given.adapter).parent if given.adapter else None
     engine = engines.TransformersEngine(base, template.stop_id, adapter, batch_tokens=params.batch_tokens, **params.precision)
     pairs, system = records.read(given.heldout), both_tags(params.tags)
-    values = proof.measure(pairs, engine, template, system)
+    shape = [pairs, models.identity(given.manifest, adapter), models.computed_in(params.precision["dtype"])]
+    shape += [records.code_of(given.code), template.jinja, *params]
+    work = records.WorkFile(Path(snakemake.output.values).parent / ".work", ["measure", *shape])
+    values = proof.measure(pairs, engine, template, system, work)
     asked = [{"id": row["id"], "prompt": row["instruction"], "system": system} for row in pairs if row["set"] == "seed"][: params.answers]
-    answers = evaluation.answers(asked, engine, template) if asked else []
+    answers = evaluation.answers(asked, engine, template, work, "answer") if asked else []
     added = sum(row["origin"] == "augmented" for row in records.read(given.examples))
     cell = {"arm": params.cell["arm"], "size": params.cell["n"], "n": added, "seed": params.cell["seed"]}
     records.write_jsonl(
@@ -21,3 +24,4 @@ with logs.job(snakemake.log[0]):
     )
     with records.atomic(snakemake.output.values) as temporary:
         values.assign(**cell).to_csv(temporary, sep="\t", index=False)
+    work.clear()

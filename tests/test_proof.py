@@ -190,7 +190,7 @@ def test_table_has_every_cell_and_all_seeds_together():
 class Reader:
     """A judge that scores an answer by `score(place, text)` and believes it fully."""
 
-    context = 2048
+    context, batch_tokens = 2048, 32768
 
     def __init__(self, template, score):
         self.template, self.score = template, score

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, pair, segment
 
-from backtranslation import engines, evaluation, judge
+from backtranslation import engines, evaluation, judge, pairwise, proof
 from backtranslation.augment import reverse, write_instructions
 from backtranslation.records import WorkFile
 
@@ -18,6 +18,9 @@ PAIRS = [pair(n, response=f"The number {n} comes after {n - 1}. " * (1 + n % 4))
 # Several candidates for one text, whose likelihood is computed once.
 CANDIDATES = [{**SEGMENTS[n // 2], "id": f"{n:016x}", "segment": SEGMENTS[n // 2]["id"], "instruction": f"What about {n}?"} for n in range(12)]
 WRITTEN = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "top_p": 1.0}
+
+
+JOBS = ["writing", "rating", "measuring", "proving", "comparing"]
 
 
 class Killed(Exception):
@@ -44,8 +47,14 @@ def engine(tiny, template):
     return engines.TransformersEngine(tiny, template.stop_id, dtype="float32", batch_tokens=300)
 
 
+@pytest.fixture(scope="module")
+def reader(tiny, template):
+    # Of whole texts, which it takes fewer at once.
+    return engines.TransformersEngine(tiny, template.stop_id, dtype="float32", batch_tokens=1500)
+
+
 @pytest.fixture
-def job(request, engine, template, tiny):
+def job(request, engine, reader, template):
     """A model rule's work, given where it keeps what is done."""
 
     def writing(work):
@@ -58,12 +67,21 @@ def job(request, engine, template, tiny):
 
     def measuring(work):
         examples = reverse(PAIRS, PROMPT)
-        return evaluation.losses(examples, engine, template, work, "base").tolist(), evaluation.answers(examples[:6], engine, template, work, "base")
+        return evaluation.losses(examples, reader, template, work, "base").tolist(), evaluation.answers(examples[:6], engine, template, work, "base")
 
-    return {"writing": writing, "rating": rating, "measuring": measuring}[request.param]
+    def proving(work):
+        pairs = [{**row, "set": "seed", "other": "What is it?", "near": PAIRS[at - 1]["instruction"]} for at, row in enumerate(PAIRS)]
+        return proof.measure(pairs, reader, template, "Be brief.", work).values.tolist()
+
+    def comparing(work):
+        rows = [{"instruction": row["instruction"], "own": row["response"], "other": "It is a number."} for row in PAIRS[:12]]
+        return pairwise.prefer(rows, reader, template, work).tolist()
+
+    jobs = {"writing": writing, "rating": rating, "measuring": measuring, "proving": proving, "comparing": comparing}
+    return jobs[request.param]
 
 
-@pytest.mark.parametrize("job", ["writing", "rating", "measuring"], indirect=True)
+@pytest.mark.parametrize("job", JOBS, indirect=True)
 def test_killed_anywhere_it_goes_on_and_ends_the_same(job, tmp_path, monkeypatch):
     sizes, batches = [], engines.batches
 
@@ -92,7 +110,7 @@ def test_killed_anywhere_it_goes_on_and_ends_the_same(job, tmp_path, monkeypatch
         assert sorted(kept.union(last.keys)) == sorted(undisturbed.keys)
 
 
-@pytest.mark.parametrize("job", ["writing", "rating", "measuring"], indirect=True)
+@pytest.mark.parametrize("job", JOBS, indirect=True)
 def test_damaged_records_are_made_again_and_whole_ones_are_not(job, tmp_path):
     whole = job(first := Dying(tmp_path))
     (file,) = tmp_path.iterdir()
@@ -106,7 +124,7 @@ def test_damaged_records_are_made_again_and_whole_ones_are_not(job, tmp_path):
     assert 3 <= len(again.keys) < len(first.keys)
 
 
-@pytest.mark.parametrize("job", ["writing", "rating", "measuring"], indirect=True)
+@pytest.mark.parametrize("job", JOBS, indirect=True)
 def test_what_is_done_needs_no_model(job, engine, tmp_path, monkeypatch):
     whole = job(Dying(tmp_path))
     for name in ("_decode", "choice_logprobs", "sequence_logprobs"):

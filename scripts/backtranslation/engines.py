@@ -201,6 +201,8 @@ class TransformersEngine:
         self.batch_tokens = batch_tokens
         # Passes over whole texts: more at once is no faster, and their activations and logits would be gigabytes.
         self.piece_tokens = piece_tokens(batch_tokens, self.model.device.type != "cpu")
+        # Fewer still where every token has a logit for each word of the vocabulary.
+        self.scored_tokens = self.piece_tokens // 4
         # As an index, since a slice of hidden states makes torch copy the output matrix for every row.
         self.last = torch.tensor([-1], device=self.model.device)
         self.context: int = self.model.config.max_position_embeddings
@@ -442,8 +444,7 @@ class TransformersEngine:
             return found
 
         result = [np.zeros(0)] * len(rows)
-        # Fewer at once than elsewhere: every token has a logit for each word of the vocabulary.
-        for batch in batches([len(row) for row in rows], self.piece_tokens // 4):
+        for batch in batches([len(row) for row in rows], self.scored_tokens):
             for i, values in zip(batch, halving(batch, run), strict=True):
                 result[i] = values
             models.release_memory()

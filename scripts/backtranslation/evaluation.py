@@ -25,21 +25,21 @@ def losses(
     """
     encoded = [template.example(row["prompt"], row["completion"], row["system"]) for row in examples]
     keys = [f"{name} {row['id']}" for row in examples]
-    return -_mean_logprobs(keys, [e.prompt for e in encoded], [e.completion for e in encoded], engine, work)
+    return -mean_logprobs(keys, [e.prompt for e in encoded], [e.completion for e in encoded], engine, work)
 
 
-def _mean_logprobs(
+def mean_logprobs(
     keys: list[str],
     prompts: Sequence[list[int]],
     completions: Sequence[list[int]],
     engine: "TransformersEngine",
     work: WorkFile | None,
 ) -> np.ndarray:
-    """Mean log p of each completion's tokens given its prompt, shape [n]; in batches that are kept in `work`."""
+    """Mean log p of each completion's tokens given its prompt, shape [n]; in the engine's batches, which are kept in `work`."""
     from backtranslation import engines
 
     done: dict[str, float] = work.done if work else {}
-    for batch in engines.batches([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], engine.piece_tokens):
+    for batch in engines.batches([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], engine.scored_tokens):
         # As a whole or not at all, so that a row has the same company after a stop.
         if all(keys[i] in done for i in batch):
             continue
@@ -191,7 +191,7 @@ def round_trip(
             asked = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
             logger.info("%s, %s: %d pairs, %d over the context", model, name, len(rows), fits.count(False))
             keys = [f"{model} {name} {row['id']}" for row in rows]
-            found = _mean_logprobs([f"true {key}" for key in keys], asked, [template.completion(row["instruction"]) for row in rows], engine, work)
+            found = mean_logprobs([f"true {key}" for key in keys], asked, [template.completion(row["instruction"]) for row in rows], engine, work)
             texts = _greedy([f"written {key}" for key in keys], asked, engine, max_new_tokens, work)
             for row, text, value in zip(rows, texts, found, strict=True):
                 row[model] = {"written": text, "true_loss": -float(value), "chrf": sentence_chrf(text, [row["instruction"]]).score}
@@ -206,7 +206,7 @@ def round_trip(
     def explained(name: str, by: str, instructions: list[str]) -> np.ndarray:
         keys = [f"explained by {by} {name} {row['id']}" for row in sets[name]]
         responses = [template.completion(row["response"]) for row in sets[name]]
-        return _mean_logprobs(keys, [template.prompt(text) for text in instructions], responses, engine, work)
+        return mean_logprobs(keys, [template.prompt(text) for text in instructions], responses, engine, work)
 
     table: list[Row] = []
     for name, rows in sets.items():

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from backtranslation import audit
+from backtranslation import audit, engines
 from backtranslation.judge import digit_ids
 from backtranslation.proof import interval
-from backtranslation.records import Row
+from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
 if TYPE_CHECKING:
-    from backtranslation.engines import Engine
+    from backtranslation.engines import TransformersEngine
 
 PROMPT = """Two assistants have answered the same instruction. Compare the answers by how helpful, correct and complete they are. Do not mind their order or their length.
 
@@ -30,11 +30,11 @@ Answer 2:
 Which answer is better? Write "Score: 1" if it is answer 1, and "Score: 2" if it is answer 2."""
 
 
-def prefer(rows: list[Row], engine: "Engine", template: Template) -> np.ndarray:
+def prefer(rows: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None) -> np.ndarray:
     """Probability that the answer shown first is better, shape [n, 2]: with `own` first, and with `other` first.
 
-    Rows have `instruction`, `own` and `other`; NaN where a pair does not fit the context. Raises JudgeError when
-    the tokenizer does not write a digit as one token.
+    Rows have `instruction`, `own` and `other`; NaN where a pair does not fit the context. With `work`, what
+    is done is kept there. Raises JudgeError when the tokenizer does not write a digit as one token.
     """
     orders = (("own", "other"), ("other", "own"))
     prompts = [
@@ -42,17 +42,28 @@ def prefer(rows: list[Row], engine: "Engine", template: Template) -> np.ndarray:
         for row in rows
         for first, second in orders
     ]
-    found = np.full(len(prompts), np.nan)
+    digits = digit_ids(template)[:2]
+    done: dict[str, float] = work.done if work else {}
     fitting = [at for at, ids in enumerate(prompts) if len(ids) < engine.context]
-    if fitting:
-        logprobs = engine.choice_logprobs([prompts[at] for at in fitting], digit_ids(template)[:2])
-        found[fitting] = 1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0]))
-    return found.reshape(-1, 2)
+    for batch in engines.batches([len(prompts[at]) for at in fitting], engine.batch_tokens):
+        together = [fitting[i] for i in batch]
+        # As a whole or not at all, so that a row has the same company after a stop.
+        if all(str(at) in done for at in together):
+            continue
+        logprobs = engine.choice_logprobs([prompts[at] for at in together], digits)
+        for at, value in zip(together, 1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0])), strict=True):
+            done[str(at)] = float(value)
+            if work:
+                work.add(str(at), done[str(at)])
+    return np.array([done.get(str(at), np.nan) for at in range(len(prompts))]).reshape(-1, 2)
 
 
-def compare(rows: list[Row], engine: "Engine", template: Template) -> pd.DataFrame:
-    """Columns id, win (1 if `own` is better over both orders, 0 if `other`, 0.5 for a tie), longer (own's words more than other's)."""
-    both = prefer(rows, engine, template)
+def compare(rows: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None) -> pd.DataFrame:
+    """Columns id, win (1 if `own` is better over both orders, 0 if `other`, 0.5 for a tie), longer (own's words more than other's).
+
+    `work` as in `prefer`.
+    """
+    both = prefer(rows, engine, template, work)
     ahead = both[:, 0] - both[:, 1]
     longer = [len(row["own"].split()) - len(row["other"].split()) for row in rows]
     # Equal answers are a tie, whatever numbers say.
@@ -103,16 +114,18 @@ def _ranked(prompt: Row) -> list[Row]:
     ]
 
 
-def audited(rows: list[Row], engine: "Engine", template: Template, random_seed: int) -> Row:
+def audited(
+    rows: list[Row], engine: "TransformersEngine", template: Template, random_seed: int, work: WorkFile | None = None
+) -> Row:
     """What the judge is worth on preferences: rows of `instruction`, `chosen` and `rejected`.
 
     `agreement` with people, with a 95 % bootstrap interval over preferences, and `always_longer`, that of taking the longer answer;
     `first`, the mean probability of the answer shown first (0.5 without position bias); `consistent`, the share
     in which both orders name the same answer; `longer`, the share in which the longer one is preferred,
-    and `people_longer`, in which people do. `unread` pairs do not fit the context.
+    and `people_longer`, in which people do. `unread` pairs do not fit the context. `work` as in `prefer`.
     """
     asked = [{"instruction": row["instruction"], "own": row["chosen"], "other": row["rejected"]} for row in rows]
-    both = prefer(asked, engine, template)
+    both = prefer(asked, engine, template, work)
     read = ~np.isnan(both).any(1)
     both = both[read]
     if not len(both):

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from backtranslation.records import Row
+from backtranslation.evaluation import mean_logprobs
+from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template
 
 if TYPE_CHECKING:
-    from backtranslation.engines import Engine
+    from backtranslation.engines import TransformersEngine
 
 SIGN = {"loss": 1, "contrast": -1, "contrast_near": -1, "win_rate": -1, "win_rate_lc": -1}
 """The measures, and the sign that makes lower better."""
@@ -41,18 +42,22 @@ PUBLISHED = {
 """The paper's alpha in w = alpha log N + C for other instruction sets; its w is a win rate in per cent."""
 
 
-def measure(pairs: list[Row], engine: "Engine", template: Template, system: str | None) -> pd.DataFrame:
+def measure(
+    pairs: list[Row], engine: "TransformersEngine", template: Template, system: str | None, work: WorkFile | None = None
+) -> pd.DataFrame:
     """Columns id, measure and value: loss and contrasts of every pair, nats per token (see `arms.heldout`).
 
     The measures' names begin with the pair's set. `loss` is -log p(y|x); `contrast` is log p(y|x) - log p(y|other), `contrast_near` the same with the
-    most similar instruction: how much the model heeds what it is asked. Raises ValueError when a pair
-    exceeds the context.
+    most similar instruction: how much the model heeds what it is asked. With `work`, what is
+    done is kept there. Raises ValueError when a pair exceeds the context.
     """
     answers = [template.completion(row["response"]) for row in pairs]
     found = {}
     for name in ("instruction", "other", "near"):
         prompts = [template.prompt(row[name], system) for row in pairs]
-        found[name] = np.array([values.mean() for values in engine.sequence_logprobs(prompts, answers)])
+        keys = [f"{name} {row['id']}" for row in pairs]
+        # In the type in which the model computes them, after a stop too.
+        found[name] = mean_logprobs(keys, prompts, answers, engine, work).astype(np.float32)
     measured = {
         "loss": -found["instruction"],
         "contrast": found["instruction"] - found["other"],
