@@ -93,6 +93,13 @@ def other(key: str, value: Any) -> Any:
     return value / 2 + 0.01
 
 
+def backwards(value: Any) -> Any:
+    """The same value with the keys of all mappings in the opposite order."""
+    if isinstance(value, dict):
+        return {key: backwards(value[key]) for key in reversed(value)}
+    return [backwards(item) for item in value] if isinstance(value, list) else value
+
+
 def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     config = copy.deepcopy(config)
     at = config
@@ -138,6 +145,8 @@ def walk() -> dict[str, list[str]]:
     snakemake("--touch", "--forceall", "--quiet", "all")
     assert "Nothing to be done" in snakemake("--dry-run")
     config = yaml.safe_load(Path("config/config.yaml").read_text())
+    Path("backwards.yaml").write_text(yaml.safe_dump(backwards(config), sort_keys=False))
+    assert "Nothing to be done" in snakemake("--dry-run", "--configfile", "backwards.yaml"), "the order of keys reruns something"
     found = {}
     for key, value in leaves(config):
         Path("changed.yaml").write_text(yaml.safe_dump(changed(config, key, value), sort_keys=False))

@@ -24,6 +24,14 @@ def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
             _fill_defaults(item, schema.get("items", {}))
 
 
+def _sort_keys(value: Any) -> None:
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _sort_keys(item)
+    if isinstance(value, dict):
+        for key in sorted(value):
+            value[key] = value.pop(key)
+
+
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with `changes` laid over it as Snakemake does with --configfile: mappings merged, all else replaced."""
     merged = dict(base)
@@ -34,15 +42,16 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Check `config` and fill the schema's defaults in place.
+    """Check `config`, fill the schema's defaults and sort the keys of all mappings, in place.
 
-    Raises SettingsError with one sentence per mistake.
+    Sorted, since Snakemake compares what jobs are given as text: the order of keys must not rerun them. Raises SettingsError with one sentence per mistake.
     """
     _fill_defaults(config, schema)
     validator = jsonschema.Draft202012Validator(schema)
     problems = [_sentence(error) for error in sorted(validator.iter_errors(config), key=lambda e: list(map(str, e.path)))]
     if problems:
         raise SettingsError("The configuration cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+    _sort_keys(config)
 
 
 def check_training(config: dict[str, Any]) -> None:
