@@ -83,7 +83,8 @@ CONFIG = {
     "name": "made",
     "curation": {"keep": {"signal": "combination", "rule": "top_fraction", "value": 0.5}},
     "corpus": {"filters": {"mask_personal_data": False}},
-    "forward": {"tags": {"seed": "Be an assistant.", "augmented": TAG}},
+    # In the order in which the workflow has them.
+    "forward": {"tags": {"augmented": TAG, "seed": "Be an assistant."}},
 }
 MANIFEST = {"kind": "hub", "name": "owner/base", "revision": "0123abc"}
 AUDIT, VERDICT = {"pairs": 30}, {"signal": "combination", "measure": "AUROC", "value": 0.9312, "floor": 0.75, "length": 0.604, "passed": True}

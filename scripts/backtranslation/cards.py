@@ -12,6 +12,7 @@ import pandas as pd
 
 from backtranslation import exports
 from backtranslation.records import Row
+from backtranslation.templates import both_tags
 
 if TYPE_CHECKING:
     from huggingface_hub import DatasetCard, ModelCard
@@ -203,8 +204,8 @@ def model(
     data = ModelCardData(
         **_front(licences), **named, library_name="transformers", pipeline_tag="text-generation"
     )
-    tags = [tag for tag in config["forward"]["tags"].values() if tag]
-    asked = f"It was trained with system texts and is to be asked with: {plain(' '.join(tags))}" if tags else "It was trained without a system text."
+    system = both_tags(config["forward"]["tags"])
+    asked = f"It was trained with system texts and is to be asked with: {plain(system)}" if system else "It was trained without a system text."
     iterations = heldout[heldout["model"] != "backward"]
     body = f"""
 # {plain(config["name"])}
