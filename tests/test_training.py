@@ -269,15 +269,22 @@ def test_another_setting_begins_afresh(interrupted, tiny, template, caplog, chan
     assert "going on" not in caplog.text
 
 
-def test_training_without_room_for_checkpoints_ends_the_same(trained, tiny, template, tmp_path, monkeypatch, caplog):
+def test_training_without_room_for_a_checkpoint_stops_and_goes_on_from_the_one_before(trained, tiny, template, tmp_path, monkeypatch, caplog):
     import transformers
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    save = transformers.Trainer._save_optimizer_and_scheduler
 
-    monkeypatch.setattr(transformers.Trainer, "_save_optimizer_and_scheduler", full)
-    run(tiny, template, tmp_path / "adapter", options={"checkpoint_steps": 2})
-    assert "the checkpoint of step 2 could not be written: [Errno 28] No space left on device" in caplog.text
+    def full(self, folder):
+        if self.state.global_step == 4:
+            raise OSError(28, "No space left on device")
+        save(self, folder)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"the checkpoint of step 4 could not be written: \[Errno 28\] No space left"):
+        patched.setattr(transformers.Trainer, "_save_optimizer_and_scheduler", full)
+        run(tiny, template, tmp_path / "adapter", options={"checkpoint_steps": 2})
+    with caplog.at_level("INFO", "backtranslation"):
+        run(tiny, template, tmp_path / "adapter", options={"checkpoint_steps": 2})
+    assert "going on after step 2" in caplog.text
     assert files_of(tmp_path / "adapter") == files_of(trained)
 
 

@@ -79,7 +79,7 @@ def train(
     With several `processes`, one per GPU, each takes `batch_size` examples of a step.
 
     Raises TrainingError when no example is left to train on, when this machine lacks what `settings`
-    ask for, and when the loss is not a number or diverges.
+    ask for, and when the loss is not a number or diverges; OSError when a checkpoint cannot be written.
     """
     rows, kept, dropped = encode(examples, template, settings["max_tokens"])
     if not rows:
@@ -318,9 +318,9 @@ def fit(
                         if _step(path) < second:
                             shutil.rmtree(path, ignore_errors=True)
             except (OSError, RuntimeError) as error:
-                # On a full disk, say: training can do without.
-                logger.warning("the checkpoint of step %d could not be written: %s", self.state.global_step, error)
+                # On a full disk, say. Going on would lose all that follows if the result cannot be written either.
                 shutil.rmtree(checkpoint, ignore_errors=True)
+                raise OSError(f"the checkpoint of step {self.state.global_step} could not be written: {error}") from error
 
     class Watch(TrainerCallback):
         """Logs the steps, stops when they diverge, and moves checkpoints to where one can go on from."""
