@@ -108,8 +108,8 @@ $(REFERENCE_VENV)/.ready: benchmarks/requirements-datatrove.txt
 $(VENV)/.datatrove: benchmarks/requirements-datatrove.txt
 	@$(call install,-r benchmarks/requirements-datatrove.txt)
 
-# The fault drill: 100 times a job is killed, its partial work damaged, its disk full, and the like, on a tiny model, and started
-# again; takes about half an hour, and root for the disk. Writes results/bench/drill.json.
+# The fault drill: more than 200 times a job at work is killed, its partial work damaged, its disk full, and the like, on a tiny
+# model, and started again; takes about half an hour, and root for the disk. Writes results/bench/drill.json.
 drill: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/drill.py
 

@@ -9,10 +9,8 @@ documents, since it needs hours for all. With PAGES also: how many segments thes
 dropped, and 30 of them to read in results/bench/segments.txt. Writes results/bench/corpus.json.
 """
 
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
 import subprocess
@@ -21,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ os.chdir(ROOT)
 
 import numpy as np  # noqa: E402
 import yaml  # noqa: E402
+from about import about  # noqa: E402
 
 from backtranslation import corpus, decontamination, dedup, funnel, records, settings, sources  # noqa: E402
 
@@ -235,12 +233,8 @@ def main(docs: str = "1000000", pages: str = "") -> None:
     theirs = reference(given[beside])
     ours.append(measure(given[beside], beside)["wall_s"])
     per_doc = sum(run["wall_s"] for run in few) / 2 / small
-    git = ["git", "describe", "--always", "--dirty"]
     figures = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": {name: version(name) for name in ("pyarrow", "rensa", "resiliparse", "numpy")},
+        **about("pyarrow", "rensa", "resiliparse", "numpy"),
         "docs": total,
         "docs_mb": size_mb,
         **many,

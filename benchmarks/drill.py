@@ -3,13 +3,13 @@
 After each fault the job is started again, and what comes out must be what an undisturbed run made, byte for byte. Jobs are run
 from the scripts that Snakemake leaves of a finished run on the tiny model, in processes forked from this one, so that a
 try takes a second; some faults meet Snakemake itself. A full disk and a closed folder need root, for a small tmpfs.
+A try counts only if the fault met a job at work; one that came too late is drawn again.
 """
 
 import contextlib
-import datetime
 import os
-import platform
 import random
+import resource
 import runpy
 import shutil
 import signal
@@ -19,25 +19,35 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "scripts"), str(ROOT / "tests")]
 
+from about import about  # noqa: E402
 from conftest import make_chatml_tokenizer, run_snakemake, tiny_llama, write_tiny_run  # noqa: E402
 
 from backtranslation import engines, records, training  # noqa: E402
 
 SIZE_MB = 256
-TARGET = "results/tiny/augment/candidates.parquet"
 RUN = ["--cores", "1", "--configfile", "my.yaml"]
+PROOF = ["results/tiny/proof/arm~seed/n~0/seed~1/wins.tsv", "results/tiny/proof/pairwise.json"]
 PATIENCE = 600
 CHECKPOINT_STEPS = 4
+DRAWS = 8
+"""How often a fault is tried until it meets a job at work."""
+
+RULES = (
+    *("ingest_seed", "segment_corpus", "deduplicate_corpus", "sample_segments", "reverse_seed", "train_backward", "write_instructions"),
+    *("gate_candidates", "audit_judge", "rate_candidates", "filter_candidates", "mix_examples", "train_forward", "merge_forward"),
+    *("evaluate_forward", "evaluate", "round_trip", "measure_arm", "judge_arm", "audit_pairwise"),
+)
+"""The rules that are hit: all that ask or train a model, and those that make the data; none before one that it reads from."""
 
 
 @dataclass
@@ -45,6 +55,7 @@ class Job:
     rule: str
     script: Path
     outputs: dict[Path, bytes]
+    log: Path
     seconds: float = 0.0
     bookkeeping: float = 0.0
     batch: int = 0
@@ -60,37 +71,37 @@ def prepare(folder: Path) -> None:
     config["corpus"]["sample"] = 60
     config["training"]["checkpoint_steps"] = CHECKPOINT_STEPS
     config["generation"]["batch_tokens"] = 600
+    config["proof"] = {"arms": ["base", "seed"], "seeds": [1], "steps": 4, "answers": 6}
     (folder / "my.yaml").write_text(yaml.safe_dump(config))
-    code, printed = run_snakemake(folder, *RUN, "--skip-script-cleanup")
+    code, printed = run_snakemake(folder, "all", *PROOF, *RUN, "--skip-script-cleanup")
     assert code == 0, printed
 
 
 def jobs_of(folder: Path) -> list[Job]:
-    """One job of each rule, from the scripts that Snakemake left."""
+    """One job of each of RULES, from the scripts that Snakemake left."""
     found = {}
     for script in sorted((folder / ".snakemake" / "scripts").glob("*.py")):
         scope: dict[str, Any] = {"__file__": str(script)}
         # Snakemake writes the job's paths and settings into one line at the top.
         exec(script.read_text().split("preamble end")[0], scope)
         job = scope["snakemake"]
-        found[job.rule] = Job(job.rule, script, {Path(path): (folder / path).read_bytes() for path in job.output})
-    return list(found.values())
+        found[job.rule] = Job(job.rule, script, {Path(path): (folder / path).read_bytes() for path in job.output}, Path(job.log[0]))
+    return [found[rule] for rule in RULES]
 
 
-def start(job: Job, tally: Path) -> int:
-    """Starts the job's script in a process of its own, whose records, batches and steps go to `tally`; returns its id."""
+def fork(run: Callable[[], Any], output: str | Path = os.devnull) -> int:
+    """Starts `run` in a process of its own, which prints to `output`; returns its id."""
     process = os.fork()
     if process:
         return process
     code = 1
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # As in a program that is started by hand; in the background SIGINT may be ignored.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
         os.dup2(1, 2)
-        notes = os.open(tally, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        _watch(lambda *words: os.write(notes, (" ".join(map(str, words)) + "\n").encode()))
-        runpy.run_path(str(job.script), run_name="__main__")
+        run()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -100,6 +111,30 @@ def start(job: Job, tally: Path) -> int:
         traceback.print_exc()
     finally:
         os._exit(code)
+
+
+def start(job: Job, tally: Path) -> int:
+    """Starts the job's script, whose records, batches and steps go to `tally`; returns its process."""
+
+    def run() -> None:
+        notes = os.open(tally, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        _watch(lambda *words: os.write(notes, (" ".join(map(str, words)) + "\n").encode()))
+        runpy.run_path(str(job.script), run_name="__main__")
+
+    return fork(run)
+
+
+def start_snakemake(folder: Path, output: Path, *arguments: str) -> int:
+    """Starts Snakemake on the run in `folder`; returns its process."""
+
+    def run() -> None:
+        from snakemake.cli import main
+
+        os.chdir(folder)
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        main(["--snakefile", str(ROOT / "Snakefile"), *arguments, *RUN])
+
+    return fork(run, output)
 
 
 def _watch(note: Callable[..., Any]) -> None:
@@ -126,12 +161,16 @@ def _watch(note: Callable[..., Any]) -> None:
     records.code_of = lambda paths: code_of(str(ROOT / "scripts" / "backtranslation" / Path(path).name) for path in paths)
 
 
+def ended(process: int) -> bool:
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def finish(process: int) -> int:
     """Waits for a process to end; returns its exit code, or minus the signal that ended it."""
     started = time.monotonic()
     while time.monotonic() - started < PATIENCE:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
+        number, status = os.waitpid(process, os.WNOHANG)
+        if number:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.01)
     os.kill(process, signal.SIGKILL)
@@ -150,7 +189,7 @@ def remove_outputs(job: Job) -> None:
         path.unlink(missing_ok=True)
 
 
-def partial(job: Job) -> list[Path]:
+def partial_work(job: Job) -> list[Path]:
     """Files with partial work, of the folders in which the job's outputs lie."""
     folders = {folder for path in job.outputs for folder in (path.parent, path.parent.parent)}
     return sorted(path for folder in folders for path in folder.glob(".work/**/*") if path.is_file())
@@ -159,7 +198,7 @@ def partial(job: Job) -> list[Path]:
 def await_moment(job: Job, tally: Path, dice: random.Random, process: int) -> bool:
     """Waits for a random moment, of a job that keeps partial work one in the middle of that; False when the job ended before."""
     moment, notes = time.monotonic() + dice.uniform(0.02, 0.9) * job.seconds, dice.randrange(job.notes) if job.notes else 0
-    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    while not ended(process):
         if len(noted(tally, "row")) + len(noted(tally, "step")) > notes if job.notes else time.monotonic() > moment:
             return True
         time.sleep(0.001)
@@ -181,39 +220,49 @@ killed = ended_by(signal.SIGKILL)
 
 
 def truncated(job: Job, tally: Path, dice: random.Random) -> bool:
-    met = killed(job, tally, dice)
-    for path in partial(job):
+    met, paths = killed(job, tally, dice), partial_work(job)
+    for path in paths:
         os.truncate(path, dice.randint(0, path.stat().st_size))
-    return met
+    return met and bool(paths)
 
 
 def corrupted(job: Job, tally: Path, dice: random.Random) -> bool:
-    met = killed(job, tally, dice)
-    for path in partial(job):
+    met, paths = killed(job, tally, dice), partial_work(job)
+    for path in paths:
         if content := bytearray(path.read_bytes()):
             content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
             path.write_bytes(content)
-    return met
+    return met and bool(paths)
 
 
 def clock_set_back(job: Job, tally: Path, dice: random.Random) -> bool:
     """What is there seems to have been made tomorrow."""
-    met = killed(job, tally, dice)
-    for path in partial(job):
+    met, paths = killed(job, tally, dice), partial_work(job)
+    for path in paths:
         os.utime(path, (time.time() + 86400,) * 2)
-    return met
+    return met and bool(paths)
 
 
 def two_copies(job: Job, tally: Path, dice: random.Random) -> bool:
-    """An orphan and the job that was started in its place; only the second one's work is counted."""
+    """An orphan and the job that was started in its place."""
     orphan = start(job, tally.with_suffix(".orphan"))
     time.sleep(dice.uniform(0, job.seconds / 2))
     copy = start(job, tally.with_suffix(".copy"))
+    met = not ended(orphan)
     if code := finish(copy):
         raise RuntimeError(f"the second copy ended with {code}")
     if code := finish(orphan):
         raise RuntimeError(f"the first copy ended with {code}")
-    return True
+    return met
+
+
+def out_of_memory(job: Job, tally: Path, dice: random.Random) -> bool:
+    """From a random moment on the process gets no more memory from the system."""
+    process = start(job, tally)
+    if await_moment(job, tally, dice, process):
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process, resource.RLIMIT_AS, (0, resource.RLIM_INFINITY))
+    return finish(process) != 0
 
 
 def disk_full(job: Job, tally: Path, dice: random.Random) -> bool:
@@ -235,18 +284,19 @@ def read_only(job: Job, tally: Path, dice: random.Random) -> bool:
     return code != 0
 
 
-FAULTS: dict[str, tuple[Callable[[Job, Path, random.Random], bool], bool]] = {
-    "SIGKILL": (killed, False),
-    "SIGTERM": (ended_by(signal.SIGTERM), False),
-    "SIGINT": (ended_by(signal.SIGINT), False),
-    "truncated partial work": (truncated, True),
-    "corrupted partial work": (corrupted, True),
-    "clock set back": (clock_set_back, True),
-    "two copies at once": (two_copies, False),
-    "disk full": (disk_full, False),
-    "read-only folder": (read_only, True),
+FAULTS: dict[str, tuple[Callable[[Job, Path, random.Random], bool], bool, int]] = {
+    "SIGKILL": (killed, False, 5),
+    "SIGTERM": (ended_by(signal.SIGTERM), False, 1),
+    "out of memory": (out_of_memory, False, 1),
+    "truncated partial work": (truncated, True, 1),
+    "corrupted partial work": (corrupted, True, 1),
+    "clock set back": (clock_set_back, True, 1),
+    "two copies at once": (two_copies, True, 1),
+    "disk full": (disk_full, False, 1),
+    "read-only folder": (read_only, False, 1),
 }
-"""What happens to a job (True when it did meet it), and whether only to one that has partial work."""
+"""What happens to a job (True when it did meet it at work), whether only to one that has partial work, and how often to each rule."""
+MOUNTED = ("disk full", "read-only folder")
 DAMAGE = ("truncated partial work", "corrupted partial work")
 
 
@@ -284,11 +334,13 @@ def measure(job: Job, tally: Path) -> None:
 
 
 def strike(fault: str, job: Job, tally: Path, dice: random.Random) -> dict[str, Any]:
+    """One fault of the job's process; what it did is counted in `tally`."""
     remove_outputs(job)
+    tally.unlink(missing_ok=True)
     said, met = "", False
     try:
         met = FAULTS[fault][0](job, tally, dice)
-        if fault != "two copies at once":
+        if fault != "two copies at once" and (met or not all(path.exists() for path in job.outputs)):
             remove_outputs(job)
             if code := finish(start(job, tally)):
                 said = f"ended with {code} when started again"
@@ -298,47 +350,48 @@ def strike(fault: str, job: Job, tally: Path, dice: random.Random) -> dict[str, 
     figures = compare(job.outputs)
     redone, again = len(rows) - len(set(rows)), len(steps) - len(set(steps))
     # Damage may cost all that it hit; a stop costs a batch, or what was trained since the last checkpoint.
-    # A job that came to its end before the fault has left no partial work, and is made anew here.
-    little = fault in DAMAGE or not met or (redone <= job.batch and again <= CHECKPOINT_STEPS + 1)
+    little = fault in DAMAGE or (redone <= job.batch and again <= CHECKPOINT_STEPS + 1)
     survived = not said and little and figures["bytes_equal"]
     return {"fault": fault, "rule": job.rule, "met": met, "survived": survived, **figures, "rows_redone": redone, "steps_redone": again, "said": said}
 
 
-def of_snakemake(folder: Path, dice: random.Random) -> list[dict[str, Any]]:
-    """Faults that meet Snakemake while it has the instructions of a finished run written anew."""
-    wanted = {path: path.read_bytes() for path in folder.glob("results/tiny/augment/**/*.parquet")}
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), TARGET, *RUN]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    tried = []
-    for fault, number in (
-        ("Snakemake: SIGKILL", signal.SIGKILL),
-        ("Snakemake: SIGTERM", signal.SIGTERM),
-        ("Snakemake: SIGINT", signal.SIGINT),
-        ("Snakemake: two at once", None),
-        ("Snakemake: removed output", None),
-    ):
-        for path in wanted:
-            path.unlink(missing_ok=True)
-        said = ""
-        if "removed" not in fault:
-            first = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while first.poll() is None and not list(folder.glob(".snakemake/locks/*")):
-                time.sleep(0.05)
-            if number is None:
-                code, printed = run_snakemake(folder, TARGET, *RUN, timeout=PATIENCE)
-                said = "" if code != 0 and "lock" in printed.lower() else "the second one was let in"
-            else:
-                time.sleep(dice.uniform(0, 10))
-                first.send_signal(number)
-            first.wait(PATIENCE)
-        if number == signal.SIGKILL:
-            run_snakemake(folder, TARGET, *RUN, "--unlock", timeout=PATIENCE)
-        code, printed = run_snakemake(folder, TARGET, *RUN, "--rerun-incomplete", timeout=PATIENCE)
-        said = said or ("" if code == 0 else printed[-300:])
-        figures = compare(wanted)
-        tried.append({"fault": fault, "rule": "write_instructions", "survived": not said and figures["bytes_equal"], **figures, "said": said})
-        print(f"{fault}: {tried[-1]['survived']} {said}", flush=True)
-    return tried
+def strike_snakemake(fault: str, job: Job, folder: Path, dice: random.Random) -> dict[str, Any]:
+    """A fault of Snakemake while it has the job of a finished run in `folder` done anew; after SIGKILL the job's process is left over."""
+    job = replace(job, outputs={folder / path: content for path, content in job.outputs.items()})
+    remove_outputs(job)
+    (folder / job.log).unlink(missing_ok=True)
+    target, printed = str(next(iter(job.outputs)).relative_to(folder)), folder / "printed"
+    first = start_snakemake(folder, Path(os.devnull), target)
+    while not ended(first) and not (folder / job.log).exists():
+        time.sleep(0.01)
+    time.sleep(dice.uniform(0, 0.9 * job.seconds))
+    working = [] if ended(first) else psutil.Process(first).children(recursive=True)
+    said = ""
+    if fault == "two at once":
+        code = finish(start_snakemake(folder, printed, target))
+        if not ended(first) and (code == 0 or "lock" not in printed.read_text().lower()):
+            said = "the second one was let in"
+    else:
+        os.kill(first, getattr(signal, fault))
+    finish(first)
+    if working:
+        if fault == "SIGKILL":
+            finish(start_snakemake(folder, printed, "--unlock"))
+        if finish(start_snakemake(folder, printed, target, "--rerun-incomplete")):
+            said = said or printed.read_text()[-300:]
+    psutil.wait_procs(working, PATIENCE)
+    figures = compare(job.outputs)
+    survived = not said and figures["bytes_equal"]
+    return {"fault": f"Snakemake: {fault}", "rule": job.rule, "met": bool(working), "survived": survived, **figures, "said": said}
+
+
+def drawn(hit: Callable[..., dict[str, Any]], fault: str, job: Job, where: Path, dice: random.Random) -> tuple[list[dict[str, Any]], int]:
+    """The try that met a job at work, or failed; none if all came too late. And how many did."""
+    for late in range(DRAWS):
+        row = hit(fault, job, where, dice)
+        if row["met"] or not row["survived"]:
+            return [row], late
+    return [], DRAWS
 
 
 def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -354,10 +407,11 @@ def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def drill(folder: Path, notes: Path, tries: int = 100, random_seed: int = 7) -> dict[str, Any]:
-    """`tries` faults on jobs of the finished run in `folder`, every fault on every rule in turn, and those of Snakemake."""
+def drill(folder: Path, notes: Path, random_seed: int = 7) -> dict[str, Any]:
+    """All faults on jobs of the finished run in `folder`, in random order, then those of Snakemake."""
     import datasets  # noqa: F401 - once for all the processes that are forked
     import peft  # noqa: F401
+    import snakemake.cli  # noqa: F401
     import trl  # noqa: F401
 
     untouched = notes / "untouched"
@@ -366,31 +420,35 @@ def drill(folder: Path, notes: Path, tries: int = 100, random_seed: int = 7) -> 
     dice = random.Random(random_seed)
     jobs = jobs_of(folder)
     mounted = os.path.ismount(folder)
-    for number, job in enumerate(jobs):
-        measure(job, notes / f"measured-{number}")
-        print(f"{job.rule}: {job.seconds:.2f} s, {job.bookkeeping / job.seconds:.2%} of it bookkeeping", flush=True)
-    working = [job for job in jobs if noted(notes / f"measured-{jobs.index(job)}", "row") or noted(notes / f"measured-{jobs.index(job)}", "step")]
+    for job in jobs:
+        measure(job, notes / job.rule)
+        print(f"{job.rule}: {job.seconds:.2f} s, {job.bookkeeping / job.seconds:.2%} of it bookkeeping, {job.notes} rows or steps", flush=True)
+    working = [job for job in jobs if job.notes]
     turns = [
         (fault, job)
-        for fault, (_, works) in FAULTS.items()
+        for fault, (_, works, times) in FAULTS.items()
         for job in (working if works else jobs)
-        if mounted or fault not in ("disk full", "read-only folder")
+        for _ in range(times)
+        if mounted or fault not in MOUNTED
     ]
     dice.shuffle(turns)
-    rows = []
-    for number in range(tries):
-        fault, job = turns[number % len(turns)]
-        row = strike(fault, job, notes / str(number), dice)
-        print(f"{number + 1} of {tries}: {row}", flush=True)
-        # What ended before its fault tried nothing.
-        rows += [row] if row["met"] or not row["survived"] else []
-    rows += of_snakemake(untouched, dice)
+    tries = [(fault, job, False) for fault, job in turns]
+    # What a rule reads is made anew after it, so that Snakemake finds nothing else to do again.
+    for job in reversed(jobs):
+        others = ("SIGTERM", "SIGINT", "two at once") if job.rule == "write_instructions" else ()
+        tries += [(fault, job, True) for fault in ("SIGKILL", *others)]
+    rows, late, never = [], 0, []
+    for number, (fault, job, of_snakemake) in enumerate(tries):
+        where, hit = (untouched, strike_snakemake) if of_snakemake else (notes / str(number), strike)
+        found, missed = drawn(hit, fault, job, where, dice)
+        print(f"{number + 1} of {len(tries)}: {fault}, {job.rule}: {found[0] if found else 'came too late each time'}", flush=True)
+        rows, late = rows + found, late + missed
+        never += [] if found else [f"{fault}, {job.rule}"]
     figures: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("snakemake", "torch", "transformers")},
+        **about("snakemake", "torch", "transformers"),
         **total(rows),
+        "came_too_late": late,
+        "never_met": never,
         "largest_batch": max(job.batch for job in jobs),
         "bookkeeping": {job.rule: round(job.bookkeeping / job.seconds, 5) for job in working},
     }

@@ -8,16 +8,13 @@ once more under another name. `python benchmarks/engines.py scaling overhead` me
 leaves the other figures.
 """
 
-import datetime
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 os.chdir(ROOT)
 
 import yaml  # noqa: E402
+from about import about  # noqa: E402
 
 from backtranslation import judge, models, records  # noqa: E402
 from backtranslation.templates import Template, fill  # noqa: E402
@@ -203,17 +201,6 @@ def overhead(_: Path) -> tuple[dict[str, float], list[list[object]]]:
     return figures, [[name, *values] for name, values in found.items()]
 
 
-def describe() -> dict[str, Any]:
-    """When, of what and where the figures were taken."""
-    git = ["git", "describe", "--always", "--dirty"]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")},
-    }
-
-
 def show(title: str, header: list[str], table: list[list[object]]) -> None:
     print(f"\n{title}")
     for line in [header, *[[f"{x:.2f}" if isinstance(x, float) else str(x) for x in row] for row in table]]:
@@ -228,7 +215,7 @@ def main(*chosen: str) -> None:
     make_task(task)
     saved = OUTPUT / "engines.json"
     figures: dict[str, Any] = json.loads(saved.read_text()) if chosen and saved.exists() else {}
-    figures |= describe()
+    figures |= about("torch", "transformers", "peft", "trl", "bitsandbytes")
     parts = {
         generation: ("Generation", ["way", "dtype", "rows/s", "tokens/s", "ratio", "peak MB", "equal text", "load s"]),
         rating: ("Rating", ["way", "dtype", "rows/s", "ratio", "peak MB"]),

@@ -4,10 +4,8 @@ Training and writing are each hit while they work, and Snakemake, which hands th
 if it gave up. What comes out must be what an undisturbed run makes, byte for byte.
 """
 
-import datetime
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -15,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "scripts"), str(ROOT / "tests")]
 
 import slurm_cluster  # noqa: E402
+from about import about  # noqa: E402
 from conftest import make_chatml_tokenizer, run_snakemake, tiny_llama, write_tiny_run  # noqa: E402
 
 from backtranslation import records  # noqa: E402
@@ -181,10 +179,7 @@ def main(folder: Path) -> bool:
     for row in rows:
         print(f"{row['fault']:26}{row['rule']:22}{row['state']:32}{row['survived']!s:10}{row['bytes_equal']!s:13}{row['started_again']}")
     figures: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("snakemake", "snakemake-executor-plugin-slurm", "torch", "transformers")},
+        **about("snakemake", "snakemake-executor-plugin-slurm", "torch", "transformers"),
         "tried": len(rows),
         "survived": sum(row["survived"] for row in rows),
         "rows_lost": sum(row["rows_lost"] for row in rows),

@@ -5,16 +5,13 @@ the share of the time that checkpoints take; and what merging a QLoRA adapter do
 Writes results/bench/training.json. Takes about fifteen minutes on two cores.
 """
 
-import datetime
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 os.chdir(ROOT)
 
 import yaml  # noqa: E402
+from about import about  # noqa: E402
 
 from backtranslation import augment, evaluation, models, records, training  # noqa: E402
 from backtranslation.templates import Template  # noqa: E402
@@ -117,13 +115,7 @@ PARTS = {"loss": (loss, ["compact", "fused", "own"]), "checkpoints": (checkpoint
 
 def main() -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    git = ["git", "describe", "--always", "--dirty"]
-    figures: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "trl", "bitsandbytes")},
-    }
+    figures: dict[str, Any] = about("torch", "transformers", "peft", "trl", "bitsandbytes")
     for part, (_, ways) in PARTS.items():
         for way in ways:
             # A process each, for its peak of memory.
