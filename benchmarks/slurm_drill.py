@@ -24,6 +24,7 @@ sys.path += [str(ROOT / "scripts"), str(ROOT / "tests")]
 import slurm_cluster  # noqa: E402
 from about import about  # noqa: E402
 from conftest import make_chatml_tokenizer, run_snakemake, tiny_llama, write_tiny_run  # noqa: E402
+from drill import compare  # noqa: E402
 
 from backtranslation import records  # noqa: E402
 
@@ -120,10 +121,6 @@ def run(folder: Path) -> tuple[int, str]:
     return run_snakemake(folder, TARGET, *slurm_cluster.PROFILE, "--configfile", "my.yaml", timeout=PATIENCE)
 
 
-def ids(folder: Path) -> list[str]:
-    return [row["id"] for shard in SHARDS for row in records.read(folder / shard)]
-
-
 def strike(fault: str, cluster: Path, folder: Path, undisturbed: Path) -> list[dict[str, Any]]:
     """One run in which training and one shard of writing meet the fault."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", TARGET, *slurm_cluster.PROFILE, "--configfile", "my.yaml"]
@@ -142,14 +139,8 @@ def strike(fault: str, cluster: Path, folder: Path, undisturbed: Path) -> list[d
     if started_again:
         code, printed = run(folder)
         (folder / "again.log").write_text(printed)
-    wanted, found = ids(undisturbed), ids(folder) if code == 0 else []
-    figures = {
-        "survived": code == 0,
-        "rows_lost": len(set(wanted) - set(found)),
-        "rows_doubled": len(found) - len(set(found)),
-        "bytes_equal": code == 0 and all((folder / path).read_bytes() == (undisturbed / path).read_bytes() for path in COMPARED),
-        "started_again": started_again,
-    }
+    wanted = {folder / path: (undisturbed / path).read_bytes() for path in COMPARED}
+    figures = {"survived": code == 0, **compare(wanted), "started_again": started_again}
     return [{**one, "state": state(one["job"]), **figures} for one in tried]
 
 
