@@ -66,6 +66,7 @@ rule all:
         "<results>/report/browse.html",
         "<results>/report/costs.tsv",
         "<results>/report/setup.html",
+        "<results>/report/words.html",
         "<results>/release/data/messages.jsonl",
         "<results>/release/data/README.md",
         "<results>/forward/model/README.md",
@@ -110,6 +111,7 @@ rule proof:
         "<results>/summary.json",
         "<results>/proof/words.tsv",
         "<results>/proof/quality.svg",
+        "<results>/proof/win_rates.svg" if config["proof"]["answers"] else [],
     message:
         "The proof is made: results/{config[name]}/arms.tsv and summary.json"
 

@@ -250,3 +250,33 @@ rule draw_proof:
         "Drawing quality against quantity"
     script:
         "../scripts/draw_proof.py"
+
+
+# Where answers are judged (proof.answers).
+rule draw_win_rates:
+    input:
+        arms="<results>/arms.tsv",
+        judge="<results>/proof/pairwise.json",
+        code=library("plots", "logs"),
+    output:
+        figure=report(
+            "<results>/proof/win_rates.svg",
+            caption="../config/captions/win_rates.rst",
+            category="6. Is the model better?",
+            labels={"shows": "win rates, and what their judge is worth"},
+        ),
+        judge="<results>/proof/pairwise.tsv",
+    log:
+        "<logs>/draw_win_rates.log",
+    benchmark:
+        "<benchmarks>/draw_win_rates.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    message:
+        "Drawing win rates beside the audit of their judge"
+    script:
+        "../scripts/draw_win_rates.py"

@@ -268,11 +268,6 @@ rule report_costs:
         heldout="<results>/evaluation/heldout.tsv",
         round_trip="<results>/evaluation/round_trip.tsv",
         iterations="<results>/report/iterations.tsv",
-        candidates="<results>/augment/candidates.parquet",
-        backward="<results>/backward/adapter/training.json",
-        forward=iterations(
-            "<results>/forward/{iteration}/adapter/training.json", first=0
-        ),
         code=library("costs", "plots", "logs"),
     output:
         table=report(
@@ -336,3 +331,38 @@ rule report_setup:
         "Writing down what went in"
     script:
         "../scripts/report_setup.py"
+
+
+rule report_words:
+    input:
+        funnel="<results>/report/funnel.tsv",
+        audit="<results>/audit/1/audit.json",
+        verdict="<results>/audit/1/verdict.json",
+        signals="<results>/report/signals.tsv",
+        heldout="<results>/evaluation/heldout.tsv",
+        costs="<results>/report/costs.tsv",
+        manifest="<model>/manifest.json",
+        code=library("words", "logs"),
+    output:
+        page=report(
+            "<results>/report/words.html",
+            caption="../config/captions/in_short.rst",
+            category="0. In short",
+            labels={"shows": "the run in words"},
+        ),
+    log:
+        "<logs>/report_words.log",
+    benchmark:
+        "<benchmarks>/report_words.jsonl"
+    conda:
+        "../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        keep=config["curation"]["keep"],
+    message:
+        "Putting the run into words"
+    script:
+        "../scripts/report_words.py"

@@ -1,6 +1,7 @@
 """The whole loop with the real SmolLM2, as a user runs it, on a few rows."""
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -76,6 +77,21 @@ def test_funnel_adds_up_from_the_files_alone(finished):
     assert sorted(row["id"] for row in segments) == sorted(row["id"] for end in ends for row in end)
     assert len(sample) == 10
     assert all(row["stage"] and row["reason"] for end in ends[:3] for row in end)
+
+
+def test_words_say_what_is_in_the_files(finished):
+    page = html.unescape(re.sub("<[^>]+>", "", (finished / "report" / "words.html").read_text()))
+    rated, curated = read(finished / "curation" / "rated.parquet"), read(finished / "curation" / "curated.parquet")
+    assert f"{len(curated)} of {len(rated)} candidates were kept" in page
+    means = [sum(row["combination"] for row in rows) / len(rows) for rows in (curated, rated)]
+    assert f"Their mean combination is {means[0]:.3f}, that of all {means[1]:.3f}" in page
+    for name, change in (("train", "for training"), ("heldout", "held out")):
+        assert re.search(rf"\b{len(read(finished / 'seed' / f'{name}.parquet'))} (are )?{change}", page), page
+    figures = read_json(finished / "audit" / "audit.json")
+    assert f"On {figures['rows']} labelled pairs combination, which decides, has AUROC {figures['signals']['combination']['all']['auroc']:.3f}" in page
+    losses = pd.read_csv(finished / "evaluation" / "pairs.tsv", sep="\t")
+    said = re.search(r"of M_2 minus that of M_0 on (\d+) held-out pairs: ([+-][\d.]+) nats", page)
+    assert int(said[1]) == len(losses) and float(said[2]) == pytest.approx((losses["M_2"] - losses["M_0"]).mean(), abs=1e-3)
 
 
 def test_curated_set_is_what_was_kept_and_what_was_trained_on(finished):
@@ -248,7 +264,8 @@ def test_every_job_left_a_log_and_a_benchmark(finished):
         assert {"train_backward", "audit_judge", "write_instructions", "rate_candidates", "train_forward", "evaluate", "report_figures"} <= names
     measured = pd.read_csv(finished / "report" / "costs.tsv", sep="\t", index_col="rule")
     assert {"train_backward", "train_forward", "write_instructions", "evaluate"} <= set(measured.index)
-    assert measured.loc["train_forward", "jobs"] == 3 and measured.loc["train_backward", ["minutes", "memory_gb", "tokens"]].gt(0).all()
+    assert measured.loc["train_forward", "jobs"] == 3 and measured.loc["train_backward", ["minutes", "memory_gb", "tokens_read"]].gt(0).all()
+    assert measured.loc[["write_instructions", "evaluate"], ["tokens_read", "tokens_written"]].gt(0).all(axis=None) and pd.isna(measured.loc["report_figures", "tokens_read"])
     assert re.search(r"training steps: \d+ of \d+, .* left", (finished / "logs" / "train_backward.log").read_text())
     assert not list(finished.rglob("shards/.work/*"))
 
@@ -263,10 +280,10 @@ def test_report_shows_tables_figures_and_examples(finished, folder, monkeypatch)
     code, printed = run_snakemake(folder, *RUN[4:], "--report", "report.html")
     assert code == 0, printed
     page = (folder / "report.html").read_text()
-    questions = ("What went in?", "What was thrown away, and why?", "Can the judge be trusted?", "What was kept?", "Did training work?", "Is the model better?", "What did it cost?")
+    questions = ("In short", "What went in?", "What was thrown away, and why?", "Can the judge be trusted?", "What was kept?", "Did training work?", "Is the model better?", "What did it cost?")
     for question in questions:
         assert question in page
-    assert "Loss of the true instruction" in page and "iterations side by side" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
+    assert "Loss of the true instruction" in page and "iterations side by side" in page and "Receiver operating characteristic" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
 
 
 def test_a_token_of_the_environment_is_in_nothing_that_a_run_leaves(finished, folder):

@@ -294,6 +294,9 @@ def test_grid_runs_from_what_a_run_has_made(proved):
     assert {"measure", "seeds", "n_heldout", "alpha", "curated_vs_random_diff"} <= set(figures) and figures["words"]
     assert figures["judge"]["n"] == 4 and any("pairwise judge agrees" in said for said in figures["words"])
     assert "oracle" in (results / "proof" / "quality.svg").read_text()
+    drawn, judge = (results / "proof" / "win_rates.svg").read_text(), pd.read_csv(results / "proof" / "pairwise.tsv", sep="\t", index_col="what")["value"]
+    assert "oracle, 4 added" in drawn and "length-controlled" in drawn and f"{figures['judge']['agreement']:.0%}" in drawn
+    assert judge["n"] == "4" and float(judge["agreement"]) == figures["judge"]["agreement"]
 
 
 def test_another_plot_setting_trains_nothing(proved):

@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 
 import pandas as pd
 import pytest
 from conftest import segment
 
-from backtranslation import browse, costs, pages, plots
+from backtranslation import browse, costs, funnel, pages, plots, words
 from backtranslation.records import SIGNALS, drop
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\"> <!-- &lt;"
@@ -24,13 +25,18 @@ def rated(count: int = 40) -> list[dict]:
 
 def test_costs_add_up_over_the_jobs_of_a_rule(tmp_path):
     for path, seconds, memory in (("train.jsonl", 120, 1000), ("rate/1/1-of-2.jsonl", 60, 2000), ("rate/1/2-of-2.jsonl", 30, "-"), ("short.jsonl", 0, "-")):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(json.dumps({"s": seconds, "cpu_time": seconds / 2, "max_rss": memory}) + "\n")
-    table = costs.costs(tmp_path, {"train": 500, "elsewhere": 1})
+        measured = tmp_path / "benchmarks" / path
+        measured.parent.mkdir(parents=True, exist_ok=True)
+        measured.write_text(json.dumps({"s": seconds, "cpu_time": seconds / 2, "max_rss": memory}) + "\n")
+    for path, said in (("train.log", "500 tokens read, 0 written"), ("rate/1/1-of-2.log", "70 tokens read, 5 written"), ("rate/1/2-of-2.log", "30 tokens read, 6 written"), ("short.log", "nothing to do")):
+        log = tmp_path / "logs" / path
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"loaded\n12:00:00 done in 9.0 s, 7.2 s of it in the model; {said}\n")
+    table = costs.costs(tmp_path / "benchmarks", tmp_path / "logs")
     assert table["rule"].tolist() == ["train", "rate", "short"]
     train, rate, short = table.to_dict("records")
-    assert (train["minutes"], train["cpu_minutes"], train["jobs"], train["tokens"]) == (2, 1, 1, 500)
-    assert (rate["minutes"], rate["jobs"]) == (1.5, 2) and pd.isna(rate["tokens"])
+    assert (train["minutes"], train["cpu_minutes"], train["jobs"], train["tokens_read"]) == (2, 1, 1, 500)
+    assert (rate["minutes"], rate["jobs"], rate["tokens_read"], rate["tokens_written"]) == (1.5, 2, 100, 11) and pd.isna(short["tokens_read"])
     assert rate["memory_gb"] == pytest.approx(2000 * 2**20 / 1e9) and math.isnan(short["memory_gb"])
     plots.costs(table, tmp_path / "costs.svg")
     assert "3.5 of 3.5 minutes, n = 4 of 4 jobs" in (tmp_path / "costs.svg").read_text()
@@ -51,6 +57,47 @@ def test_setup_shows_settings_by_their_names_and_runs_nothing(tmp_path):
     pages.setup({"Configuration": lines}, tmp_path / "setup.html")
     page = (tmp_path / "setup.html").read_text()
     assert "corpus.sample" in page and "<script" not in page and "<img" not in page and "default-src 'none'" in page
+
+
+def test_words_say_what_the_tables_say(tmp_path):
+    stages = [
+        ("seed", "read pairs", 50, Counter({("seed", "language"): 4}), 46),
+        ("documents", "read corpus", 1_234, Counter(), 1_234),
+        ("corpus", "cut and filter", 3_000, Counter({("segment", "too_short"): 700, ("segment", "bullets"): 100}), 2_200),
+        ("corpus", "deduplicate", 2_200, Counter({("deduplicate", "duplicate"): 11}), 2_189),
+        ("corpus", "sample", 2_189, Counter({("sample", "not_drawn"): 2_109}), 80),
+        ("candidates", "gate", 80, Counter({("gate", "echo"): 3}), 77),
+        ("candidates", "curate", 77, Counter({("curate", "low_combination"): 38}), 39),
+        ("backward", "train", 36, Counter(), 36),
+        ("forward", "train", 75, Counter(), 75),
+    ]
+    one = {"auroc": 0.8214, "low": 0.7, "high": 0.9, "n": 70}
+    figures = {"rows": 70, "signals": {"rating": {"all": {**one, "auroc": 0.6}}, "backward_gain": {"all": one}, "combination": {"all": {**one, "auroc": 0.73}}}}
+    verdict = {"signal": "combination", "measure": "AUROC", "value": 0.73, "floor": 0.75, "length": 0.6, "passed": False}
+    heldout = pd.DataFrame(
+        [("backward", "base", 10, 3.1, 2.4, -0.7, -0.9, -0.5), ("M_0", "base", 9, 2.0, 1.9, -0.1, -0.2, -0.05), ("M_1", "base", 9, 2.0, 1.8, -0.2, -0.3, -0.1), ("M_1", "M_0", 9, 1.9, 1.8, -0.1, -0.21, 0.012)],
+        columns=["model", "against", "n", "other_loss", "loss", "difference", "low", "high"],
+    )
+    spent = pd.DataFrame({"rule": ["train", "short"], "minutes": [2.0, 0.5], "memory_gb": [1.25, math.nan], "tokens_read": [5_000, math.nan], "tokens_written": [60, math.nan]})
+    signals = pd.DataFrame({"signal": ["combination"], "mean": [0.4321], "mean_of_kept": [0.8765]})
+    found = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, heldout, spent, EVIL)
+    words.page(found, tmp_path / "words.html")
+    page = (tmp_path / "words.html").read_text()
+    assert "<script" not in page and "<img" not in page and "default-src 'none'" in page
+    shown = html.unescape(re.sub("<[^>]+>", "", page))
+    for said in (
+        "Of 50 seed pairs 4 were dropped (language 4), 36 are for training and 10 held out",
+        "1,234 documents gave 2,189 segments, of which 80 were drawn",
+        "800 were dropped (too_short 700, bullets 100), and 11 as duplicates",
+        "the gate dropped 3 (echo 3), and curation 38 of the other 77 (low_combination 38)",
+        "AUROC 0.730 and does NOT reach the floor of 0.75; length alone has 0.600. The best single signal is backward_gain: AUROC 0.821",
+        "39 of 77 candidates were kept, by combination, top fraction 0.5. Their mean combination is 0.876, that of all 0.432",
+        "is 2.400 nats per token, the base model's 3.100; difference -0.700 nats per token, 95 % interval -0.900 to -0.500: better",
+        "M_1 minus that of M_0 on 9 held-out pairs: -0.100 nats per token, 95 % interval -0.210 to +0.012: they cannot be told apart",
+        "2.5 minutes, those of train 2.0. The most memory was 1.2 GB, of train. Models read 5,000 tokens and wrote 60",
+    ):
+        assert said in shown, said
+    assert "M_0 minus" not in shown
 
 
 def collected(count: int) -> dict:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from backtranslation import models
-from backtranslation.logs import computing, logger
+from backtranslation.logs import computing, count_tokens, logger
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,6 +250,7 @@ class TransformersEngine:
             rows = [(prompts[i][prefix.get_seq_length() :], seeds[i]) for i in batch]
             completions = halving(rows, lambda part: self._decode(prefix, part, sampling))
             models.release_memory()
+            count_tokens(sum(len(prompts[i]) for i in batch), sum(len(completion.tokens) for completion in completions))
             yield from zip(batch, completions, strict=True)
 
     def _prefix(self, prompts: Sequence[Sequence[int]]) -> "DynamicCache":
@@ -415,6 +416,7 @@ class TransformersEngine:
         for batch in batches([len(prompt) - shared for prompt in prompts], self.piece_tokens):
             result[batch] = halving(batch, run)
             models.release_memory()
+        count_tokens(sum(map(len, prompts)))
         return result
 
     @computing()
@@ -448,6 +450,7 @@ class TransformersEngine:
             for i, values in zip(batch, halving(batch, run), strict=True):
                 result[i] = values
             models.release_memory()
+        count_tokens(sum(map(len, rows)))
         return result
 
 
@@ -525,6 +528,7 @@ class VllmEngine:
                 outputs = self.engine.step()
             for output in outputs:
                 if output.finished:
+                    count_tokens(len(output.prompt_token_ids))
                     yield int(output.request_id), output
 
     def generate(
@@ -555,6 +559,7 @@ class VllmEngine:
             stopped = ids[-1] == self.stop_id
             kept = ids[:-1] if stopped else ids
             text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+            count_tokens(0, len(kept))
             yield i, Completion(text, kept, "stop" if stopped else "length", float(np.mean(picked)))
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 logger = logging.getLogger("backtranslation")
 _in_model: list[float] = []
+_tokens = {"read": 0, "written": 0}
 
 
 @contextmanager
@@ -27,6 +28,12 @@ def computing() -> Iterator[None]:
 def model_seconds() -> float:
     """Time that this process has spent in model calls and training steps."""
     return sum(_in_model)
+
+
+def count_tokens(read: int, written: int = 0) -> None:
+    """Count tokens that a model has read (prompts, texts, training examples) and written, so that `job` can say how many."""
+    _tokens["read"] += read
+    _tokens["written"] += written
 
 
 def plain(error: Exception) -> str | None:
@@ -79,7 +86,8 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
         print(f"ERROR: {sentence}", file=terminal, flush=True)
         raise SystemExit(1) from error
     inside = f", {model_seconds():.1f} s of it in the model" if _in_model else ""
-    logger.info("done in %.1f s%s", time.monotonic() - started, inside)
+    counted = f"; {_tokens['read']} tokens read, {_tokens['written']} written" if any(_tokens.values()) else ""
+    logger.info("done in %.1f s%s%s", time.monotonic() - started, inside, counted)
 
 
 class Progress:

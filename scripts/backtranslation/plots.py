@@ -306,3 +306,24 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
     right.minorticks_off()
     _legend(figure)
     _save(figure, path)
+
+
+def win_rates(arms: pd.DataFrame, judge: Row, path: str | Path) -> None:
+    """Win rate of every arm against the untouched model, as it is and without what length explains, with 95 % intervals.
+
+    `arms` is the proof's table (see `proof.table`), `judge` what `pairwise.audited` says of the judge.
+    """
+    # All seeds together, where there are several.
+    rates = arms[arms["measure"].str.contains("win_rate") & ((arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1))]
+    cells = list(dict.fromkeys(zip(rates["arm"], rates["n"], strict=True)))[::-1]
+    figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(cells) + 1.7))
+    for away, measure, marker, label in ((0.13, "seed_win_rate", "o", "as it is"), (-0.13, "seed_win_rate_lc", "s", "length-controlled")):
+        part = rates[rates["measure"] == measure].set_index(["arm", "n"]).loc[cells, ["value", "low", "high"]] * 100
+        errors = [(part["value"] - part["low"]).clip(0), (part["high"] - part["value"]).clip(0)]
+        axes.errorbar(part["value"], np.arange(len(cells)) + away, xerr=errors, fmt=marker, color=KEPT if marker == "o" else DROPPED, markersize=4, capsize=2, label=label)
+    axes.axvline(50, color="black", linewidth=1, linestyle=":")
+    believed = f"The judge agrees with {judge['on']} in {judge['agreement']:.0%} ({judge['low']:.0%} to {judge['high']:.0%}, n = {judge['n']:,})"
+    axes.set(yticks=range(len(cells)), yticklabels=[f"{arm}, {n:,} added" for arm, n in cells], ylim=(-0.6, len(cells) - 0.4), xlim=(min(-2, axes.get_xlim()[0]), max(102, axes.get_xlim()[1])), xlabel="answers better than the untouched model's, %; 95 % intervals")
+    figure.suptitle(believed, fontsize=9)
+    _legend(figure)
+    _save(figure, path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from backtranslation import models
-from backtranslation.logs import Progress, computing, logger
+from backtranslation.logs import Progress, computing, count_tokens, logger
 from backtranslation.records import Row, atomic, drop, fingerprint, read_json, sha256_of, write_json
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def train(
             if task["resume"] is None or Path(task["resume"]).exists():
                 raise
             logger.info("another copy of this job has removed %s meanwhile", task["resume"])
+    count_tokens(round(tokens * read_json(output / "training.json")["epochs"]))
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         # Other settings may have left something there.
