@@ -5,13 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import ROOT, present
+
+from backtranslation import settings
 
 sys.path.insert(0, str(ROOT / "docs"))
 import configuration
 
 CONFIG = ROOT / "config"
+PAGES = [ROOT / "README.md", CONFIG / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_reference_has_every_setting_with_its_default():
@@ -53,3 +57,22 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     assert done.returncode != 0
     found = re.findall(r"WARNING: .*?'([^']+)' \[myst\.xref_missing\]", done.stderr)
     assert found == ["missing.md", "missing.yaml", "missing-here", "missing-there"], done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_configurations_on_pages_are_accepted(page):
+    schema = yaml.safe_load((CONFIG / "schema.yaml").read_text())
+    for block in re.findall(r"^ *```yaml\n(.*?)^ *```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        found = yaml.safe_load(block)
+        # The others are of other tools.
+        if set(found) & set(schema["properties"]):
+            settings.validate(settings.merge(yaml.safe_load((CONFIG / "config.yaml").read_text()), found), schema)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_on_pages_name_their_targets_where_snakemake_finds_them(page):
+    text = page.read_text()
+    # An option that takes several values takes a target that follows for one more.
+    assert re.findall(r"(?:--configfile|--resources) [\w./=<>-]+ +[\w./<>]+", text) == []
+    wanted = set(re.findall(r"^ *(?:PIP\S+ )*make ([a-z.][\w./-]*)", text, re.MULTILINE)) - {".venv/.installed"}
+    assert wanted <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
