@@ -2,17 +2,21 @@
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT, promised_but_missing, run_snakemake
+from nbclient import NotebookClient
 
 from backtranslation import audit, funnel, gate, judge
 from backtranslation.records import WorkFile, read, read_json, read_jsonl, write_jsonl
@@ -284,6 +288,51 @@ def test_report_shows_tables_figures_and_examples(finished, folder, monkeypatch)
     for question in questions:
         assert question in page
     assert "Loss of the true instruction" in page and "iterations side by side" in page and "Receiver operating characteristic" in page and "Content-Security-Policy" in (finished / "report" / "examples.html").read_text()
+
+
+def test_notebook_clones_runs_shows_and_talks(finished, folder, tmp_path):
+    """From an empty folder, as on a hosted machine, where an earlier run was stopped before its last job."""
+    project = tmp_path / "repository" / "backtranslation"
+    for name in ("Snakefile", "requirements.txt", "profiles", "rules", "scripts", "config", "envs"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        project.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, project / name)
+    for command in (["init", "--quiet"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "--quiet", "-m", "all"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+    notebook = nbformat.read(ROOT / "notebooks" / "backtranslation.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    parameters = f"REPOSITORY = {project.as_uri()!r}\nCONFIG = '{finished.name}.yaml'"
+    # What the earlier run left; its inputs are older, as they were.
+    left = f"""
+import shutil
+for path in ("{finished.name}.yaml", *Path("{folder}").glob("*.jsonl")):
+    shutil.copy(Path("{folder}", path), ".")
+for path in Path().rglob("*"):
+    os.utime(path, (0, 0))
+os.symlink("{folder}/resources", "resources")
+copy = lambda source, target: (os.link if source.endswith(".safetensors") else shutil.copy2)(source, target)
+shutil.copytree("{finished}", "results/{finished.name}", copy_function=copy)
+for name in ("costs.tsv", "costs.svg"):
+    Path("results/{finished.name}/report", name).unlink()
+"""
+    assert code[0].metadata.tags == ["parameters"] and "git" in code[1].source
+    given, there = nbformat.v4.new_code_cell(parameters), nbformat.v4.new_code_cell(left)
+    notebook.cells = [cell for one in notebook.cells for cell in {code[0].id: [one, given], code[1].id: [one, there]}.get(one.id, [one])]
+    (tmp_path / "hosted").mkdir()
+    # The notebook's own Python, not one that the machine has registered.
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "hosted"}}).execute()
+    clone = tmp_path / "hosted" / "backtranslation"
+    printed = ["".join(out.get("text", "") for out in cell.outputs) for cell in code]
+    assert "Adding up time and memory" in printed[3] and "3 of 3 steps (100%) done" in printed[3], printed
+    assert "report.html: " in printed[4] and "Is the model better?" in (clone / "report.html").read_text()
+    shown = [out.data for out in code[4].outputs if "data" in out]
+    assert "candidates were kept" in html.unescape(shown[0]["text/html"])
+    assert len(shown) == 6 and all("<svg" in data["image/svg+xml"] for data in shown[1:])
+    kept = read_jsonl(finished / "curation" / "curated.jsonl")
+    assert f"{len(kept)} pairs were kept" in printed[5]
+    (table,) = (pd.read_html(io.StringIO(out.data["text/html"]))[0] for out in code[5].outputs if "data" in out)
+    assert len(table) == min(10, len(kept)) and " ".join(table["instruction"][0].split())[:100] == " ".join(kept[0]["instruction"].split())[:100]
+    assert code[7].source.startswith("ask(") and printed[7].strip()
 
 
 def test_a_token_of_the_environment_is_in_nothing_that_a_run_leaves(finished, folder):

@@ -58,7 +58,7 @@ def test_seed_pairs_are_a_broad_and_clean_set():
 
 
 def test_no_path_of_one_machine_and_no_unsafe_loading():
-    files = [path for pattern in ("*.py", "*.smk", "*.yaml", "*.md", "Snakefile", "Makefile") for path in ROOT.rglob(pattern)]
+    files = [path for pattern in ("*.py", "*.ipynb", "*.smk", "*.yaml", "*.md", "Snakefile", "Makefile") for path in ROOT.rglob(pattern)]
     # Ours alone: environments and Snakemake's own files lie in folders that begin with a dot.
     files = [path for path in files if not any(part.startswith(".") or part in ("results", "resources") for part in path.relative_to(ROOT).parts[:-1])]
     for path in files:
