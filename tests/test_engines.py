@@ -63,6 +63,24 @@ def test_greedy_text_is_that_of_transformers(engine, prompts):
         assert out[0, len(prompt) :].tolist()[: len(completion.tokens)] == completion.tokens
 
 
+def test_a_sliding_window_sees_what_it_would_of_a_row_alone(tiny, template, tmp_path):
+    """Mistral and Gemma look back at so many tokens; padding between a shared prefix and a row's end must not count."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = MistralForCausalLM(MistralConfig(vocab_size=len(template.tokenizer), sliding_window=24, max_position_embeddings=512, **sizes))
+    model.lm_head.weight.data.mul_(20)
+    model.save_pretrained(tmp_path)
+    template.tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine(tmp_path, template.stop_id, dtype="float32")
+    prompts = [template.prompt("The answer explains how the iterator works. " + word * n) for n, word in enumerate(WORDS, 1)]
+    test_greedy_text_is_that_of_transformers(engine, prompts)
+    with torch.inference_mode():
+        alone = [engine.model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[[5, 6]].tolist() for prompt in prompts]
+    assert np.allclose(engine.choice_logprobs(prompts, [5, 6]), alone, atol=1e-5)
+
+
 def test_nucleus_holds_the_smallest_set_of_tokens():
     p = torch.tensor([[0.1, 0.5, 0.4]] * 4)
     luck = torch.tensor([0.0, 0.5, 0.56, 0.999])

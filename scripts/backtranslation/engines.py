@@ -206,6 +206,7 @@ class TransformersEngine:
         # As an index, since a slice of hidden states makes torch copy the output matrix for every row.
         self.last = torch.tensor([-1], device=self.model.device)
         self.context: int = self.model.config.max_position_embeddings
+        self.window: int = getattr(self.model.config, "sliding_window", None) or self.context
 
     def _check(self, lengths: Sequence[int]) -> None:
         """Raises ValueError when a row does not fit the model's context; nothing is ever cut."""
@@ -243,7 +244,7 @@ class TransformersEngine:
         """
         lengths = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
         self._check(lengths)
-        prefix = self._prefix(prompts)
+        prefix = self._prefix(prompts, max(lengths))
         for batch in batches(lengths, self.batch_tokens):
             if all(i in done for i in batch):
                 continue
@@ -253,13 +254,17 @@ class TransformersEngine:
             count_tokens(sum(len(prompts[i]) for i in batch), sum(len(completion.tokens) for completion in completions))
             yield from zip(batch, completions, strict=True)
 
-    def _prefix(self, prompts: Sequence[Sequence[int]]) -> "DynamicCache":
-        """Cache of what all prompts begin with, one row of keys and values."""
+    def _prefix(self, prompts: Sequence[Sequence[int]], longest: int) -> "DynamicCache":
+        """Cache of what all prompts begin with, one row of keys and values; `longest` is how long a row may become.
+
+        Empty where that is more than a sliding window (Gemma, Mistral): padding stands behind the prefix, and the window
+        would count it.
+        """
         import torch
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        if shared := shared_prefix(prompts):
+        if (shared := shared_prefix(prompts)) and longest <= self.window:
             ids = torch.tensor([prompts[0][:shared]], device=self.model.device)
             with torch.inference_mode():
                 self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=self.last)
@@ -395,8 +400,9 @@ class TransformersEngine:
 
         from backtranslation import caching
 
-        self._check([len(prompt) for prompt in prompts])
-        prefix = self._prefix(prompts)
+        longest = max(len(prompt) for prompt in prompts)
+        self._check([longest])
+        prefix = self._prefix(prompts, longest)
         shared = prefix.get_seq_length()
 
         def run(batch: Sequence[int]) -> list[np.ndarray]:

