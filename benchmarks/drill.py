@@ -36,7 +36,7 @@ from backtranslation import engines, records, training  # noqa: E402
 
 SIZE_MB = 256
 RUN = ["--cores", "1", "--configfile", "my.yaml"]
-PROOF = ["results/tiny/proof/arm~seed/n~0/seed~1/wins.tsv", "results/tiny/proof/pairwise.json"]
+MADE = [f"results/tiny/{path}" for path in ("evaluation/heldout.tsv", "evaluation/round_trip.tsv", "proof/arm~seed/n~0/seed~1/wins.tsv", "proof/pairwise.json")]
 PATIENCE = 600
 CHECKPOINT_STEPS = 4
 DRAWS = 8
@@ -73,7 +73,7 @@ def prepare(folder: Path) -> None:
     config["generation"]["batch_tokens"] = 600
     config["proof"] = {"arms": ["base", "seed"], "seeds": [1], "steps": 4, "answers": 6}
     (folder / "my.yaml").write_text(yaml.safe_dump(config))
-    code, printed = run_snakemake(folder, "all", *PROOF, *RUN, "--skip-script-cleanup")
+    code, printed = run_snakemake(folder, *MADE, *RUN, "--skip-script-cleanup")
     assert code == 0, printed
 
 
