@@ -144,7 +144,7 @@ def rate(rows: list[Row], judge: Judge, work: WorkFile, earlier: list[Row] | Non
     - `rating`: mean of 1..5 under the next-token probabilities after "Score: " (one forward pass, so
       there is always a value); `rating_entropy` in nats over the five digits; `rating_mass`: their
       share of all probability.
-    - `rating_generated`: mean of the scores read off written verdicts (paper, section 2.2);
+    - `rating_generated`: mean of the scores read off written verdicts (paper, section 2.3);
       `rating_parsed`: share of the verdicts that had one.
     - `instruction_gain`: mean over the tokens of response y of log p(y|x) - log p(y), in nats: how much
       the instruction x explains it; p(y) is taken under an empty instruction. `opening_gain`: the same
