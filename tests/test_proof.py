@@ -172,7 +172,7 @@ def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
     figures = proof.summary(values, proof.comparisons(values, 42), 42)
     plots.quality(proof.table(values, 42), figures, "seed_contrast", tmp_path / "quality.svg")
     drawn = (tmp_path / "quality.svg").read_text()
-    assert all(f">{text}<" in drawn for text in (*EFFECTS, "augmented", "seed contrast", "scaling fit"))
+    assert all(f">{text}<" in drawn for text in (*EFFECTS, "augmented", "seed contrast, nats a token", "scaling fit, 3 training seeds"))
     with pytest.raises(ValueError, match=r"proof\.drawn: corpus_loss was not measured; there are seed_loss, seed_contrast"):
         plots.quality(proof.table(values, 42), figures, "corpus_loss", tmp_path / "none.svg")
     assert not (tmp_path / "none.svg").exists()

@@ -265,6 +265,11 @@ def iterations(rated: list[list[Row]], notebook: dict[str, int], paper: dict[str
 ARM_COLORS = {"curated": KEPT, "random": DROPPED, "oracle": LINE, "broken": "#999999", "augmented": "#CC79A7", "single": "#56B4E9", "all": "#E69F00"}
 
 
+def _with_unit(measure: str) -> str:
+    """A measure of the proof as an axis names it; win rates are shares."""
+    return measure.replace("_", " ") + ("" if "win_rate" in measure else ", nats a token")
+
+
 def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) -> None:
     """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit.
 
@@ -286,7 +291,7 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
     for arm, style in (("base", ":"), ("seed", "--"), ("seed_broken", "-.")):
         for value in part.loc[part["arm"] == arm, "value"]:
             left.axhline(value, color="black", linewidth=1, linestyle=style, label=arm)
-    left.set(xlabel="candidates added", ylabel=measure.replace("_", " "), xscale="log", title="quality against quantity")
+    left.set(xlabel="candidates added", ylabel=_with_unit(measure), xscale="log", title=f"quality against quantity, n = {summary['n_heldout']} pairs")
     sizes = sorted(part["n"].unique())
     left.set_xticks([n for n in sizes if n], [str(n) for n in sizes if n])
     left.minorticks_off()
@@ -301,7 +306,7 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
         middle = unit * (summary["alpha"] * np.log(sorted(fitted["n"].unique())).mean() + summary["constant"])
         right.plot(n, middle + unit * summary["alpha"] * away, color=KEPT)
         right.fill_between(n, middle + unit * summary["alpha_low"] * away, middle + unit * summary["alpha_high"] * away, color=KEPT, alpha=0.2)
-    right.set(xlabel="curated candidates", ylabel=summary["fitted"].replace("_", " "), xscale="log", title="scaling fit")
+    right.set(xlabel="curated candidates", ylabel=_with_unit(summary["fitted"]), xscale="log", title=f"scaling fit, {summary['seeds']} training seeds")
     right.set_xticks(sorted(fitted["n"].unique()), [str(n) for n in sorted(fitted["n"].unique())])
     right.minorticks_off()
     _legend(figure)
