@@ -22,6 +22,11 @@ CHATML = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
 LLAMA = ["<s>", "</s>", "<unk>"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long run of the real model first, so that where files run side by side none waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+
+
 def byte_tokenizer(special: list[str], **names: str):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
