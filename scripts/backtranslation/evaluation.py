@@ -1,7 +1,7 @@
 """Held-out losses of the backward and the forward models, and the round trip."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,19 +36,30 @@ def mean_logprobs(
     work: WorkFile | None,
 ) -> np.ndarray:
     """Mean log p of each completion's tokens given its prompt, shape [n]; in the engine's batches, which are kept in `work`."""
+
+    def run(batch: list[int]) -> list[float]:
+        return [float(values.mean()) for values in engine.sequence_logprobs([prompts[i] for i in batch], [completions[i] for i in batch])]
+
+    lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    return np.array(in_batches(keys, lengths, engine.scored_tokens, run, work))
+
+
+def in_batches(
+    keys: list[str], lengths: list[int], budget: int, run: Callable[[list[int]], list[float]], work: WorkFile | None
+) -> list[float]:
+    """The value of each row, named by `keys`, from `run` on the indices of rows with at most `budget` tokens in all; kept in `work`."""
     from backtranslation import engines
 
     done: dict[str, float] = work.done if work else {}
-    for batch in engines.batches([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], engine.scored_tokens):
+    for batch in engines.batches(lengths, budget):
         # As a whole or not at all, so that a row has the same company after a stop.
         if all(keys[i] in done for i in batch):
             continue
-        found = engine.sequence_logprobs([prompts[i] for i in batch], [completions[i] for i in batch])
-        for i, values in zip(batch, found, strict=True):
-            done[keys[i]] = float(values.mean())
+        for i, value in zip(batch, run(batch), strict=True):
+            done[keys[i]] = value
             if work:
-                work.add(keys[i], done[keys[i]])
-    return np.array([done[key] for key in keys])
+                work.add(keys[i], value)
+    return [done[key] for key in keys]
 
 
 def interval(values: np.ndarray, random_seed: int, draws: int = 10_000) -> tuple[float, float]:

@@ -25,13 +25,21 @@ table { border-collapse: collapse; } td { border-top: 1px solid #ddd; padding: .
 """How all pages look."""
 
 # The policy lets the page load and run nothing, whatever the corpus holds.
-_PAGE = """<!doctype html>
+_FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Examples</title>
-<style>
-{{ style|safe }}</style></head><body>
-<h1>Examples</h1>
+<title>{{ title }}</title><style>{{ style|safe }}</style></head><body>
+%s</body></html>
+"""
+
+
+def write(title: str, body: str, path: str | Path, **values: Any) -> None:
+    """Write a page with a Jinja template as its body; all of `values` is escaped."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    write_text(environment.from_string(_FRAME % body).render(title=title, style=STYLE, **values), path)
+
+
+_EXAMPLES = """<h1>Examples</h1>
 {% for section in sections %}
 <section><h2>{{ section.title }}</h2><p>{{ section.about }}</p>
 {% for item in section["items"] %}
@@ -41,7 +49,6 @@ _PAGE = """<!doctype html>
 {% else %}<p>None.</p>
 {% endfor %}</section>
 {% endfor %}
-</body></html>
 """
 
 
@@ -80,18 +87,12 @@ def examples(
         {"title": "Dropped by the gate", "about": "Instructions with a plain fault.", "items": refused},
         {"title": "Held-out answers", "about": "Greedy answers to prompts no model was trained on.", "items": answered},
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    write_text(environment.from_string(_PAGE).render(sections=sections, style=STYLE), path)
+    write("Examples", _EXAMPLES, path, sections=sections)
 
 
-_SETUP = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>What went in</title><style>{{ style|safe }}</style></head><body>
-{% for title, lines in tables.items() %}<h2>{{ title }}</h2>
+_SETUP = """{% for title, lines in tables.items() %}<h2>{{ title }}</h2>
 <table>{% for name, value in lines %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 {% endfor %}
-</body></html>
 """
 
 
@@ -108,8 +109,7 @@ def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def setup(tables: dict[str, list[tuple[str, str]]], path: str | Path) -> None:
     """Write the page of what went in: tables of names and values, each under its title."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    write_text(environment.from_string(_SETUP).render(tables=tables, style=STYLE), path)
+    write("What went in", _SETUP, path, tables=tables)
 
 
 def with_data(page: str, script: str, data: Any, path: str | Path) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from backtranslation import audit, engines
+from backtranslation import audit
+from backtranslation.evaluation import in_batches
 from backtranslation.judge import digit_ids
 from backtranslation.proof import interval
 from backtranslation.records import Row, WorkFile
@@ -43,19 +44,15 @@ def prefer(rows: list[Row], engine: "TransformersEngine", template: Template, wo
         for first, second in orders
     ]
     digits = digit_ids(template)[:2]
-    done: dict[str, float] = work.done if work else {}
+    found = np.full(len(prompts), np.nan)
     fitting = [at for at, ids in enumerate(prompts) if len(ids) < engine.context]
-    for batch in engines.batches([len(prompts[at]) for at in fitting], engine.batch_tokens):
-        together = [fitting[i] for i in batch]
-        # As a whole or not at all, so that a row has the same company after a stop.
-        if all(str(at) in done for at in together):
-            continue
-        logprobs = engine.choice_logprobs([prompts[at] for at in together], digits)
-        for at, value in zip(together, 1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0])), strict=True):
-            done[str(at)] = float(value)
-            if work:
-                work.add(str(at), done[str(at)])
-    return np.array([done.get(str(at), np.nan) for at in range(len(prompts))]).reshape(-1, 2)
+
+    def run(batch: list[int]) -> list[float]:
+        logprobs = engine.choice_logprobs([prompts[fitting[i]] for i in batch], digits)
+        return (1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0]))).tolist()
+
+    found[fitting] = in_batches([str(at) for at in fitting], [len(prompts[at]) for at in fitting], engine.batch_tokens, run, work)
+    return found.reshape(-1, 2)
 
 
 def compare(rows: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None) -> pd.DataFrame:

@@ -270,6 +270,11 @@ def _with_unit(measure: str) -> str:
     return measure.replace("_", " ") + ("" if "win_rate" in measure else ", nats a token")
 
 
+def _together(arms: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a proof's table that stand for all training seeds together, where there are several."""
+    return arms[(arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1)]
+
+
 def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) -> None:
     """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit.
 
@@ -279,8 +284,7 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
     if measure not in set(arms["measure"]):
         raise ValueError(f"proof.drawn: {measure} was not measured; there are {', '.join(arms['measure'].unique())}")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.5, 1))
-    # All seeds together, where there are several.
-    part = arms[(arms["measure"] == measure) & ((arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1))]
+    part = _together(arms[arms["measure"] == measure])
     for number, (arm, color) in enumerate(ARM_COLORS.items()):
         line = part[part["arm"] == arm].sort_values("n")
         if len(line):
@@ -318,8 +322,7 @@ def win_rates(arms: pd.DataFrame, judge: Row, path: str | Path) -> None:
 
     `arms` is the proof's table (see `proof.table`), `judge` what `pairwise.audited` says of the judge.
     """
-    # All seeds together, where there are several.
-    rates = arms[arms["measure"].str.contains("win_rate") & ((arms["seed"] == "all") | (arms.groupby(["arm", "n", "measure"])["seed"].transform("size") == 1))]
+    rates = _together(arms[arms["measure"].str.contains("win_rate")])
     cells = list(dict.fromkeys(zip(rates["arm"], rates["n"], strict=True)))[::-1]
     figure, axes = plt.subplots(figsize=(7.5, 0.45 * len(cells) + 1.7))
     for away, measure, marker, label in ((0.13, "seed_win_rate", "o", "as it is"), (-0.13, "seed_win_rate_lc", "s", "length-controlled")):

@@ -3,20 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
-from backtranslation.pages import STYLE
-from backtranslation.records import Row, write_text
+from backtranslation import pages
+from backtranslation.records import Row
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>In short</title><style>{{ style|safe }}</style></head><body>
-{% for question, sentences in answers.items() %}<h2>{{ question }}</h2>
+_PAGE = """{% for question, sentences in answers.items() %}<h2>{{ question }}</h2>
 <p>{{ sentences|join(" ") }}</p>
 {% endfor %}
-</body></html>
 """
 
 
@@ -86,5 +80,4 @@ def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFr
 
 def page(answered: dict[str, list[str]], path: str | Path) -> None:
     """Write the page; all text is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    write_text(environment.from_string(_PAGE).render(answers=answered, style=STYLE), path)
+    pages.write("In short", _PAGE, path, answers=answered)
