@@ -1,5 +1,6 @@
 # Everything that is Python and not a rule: checking the configuration, and what rules take as input.
 import ast
+import json
 import re
 import shlex
 import sys
@@ -302,10 +303,12 @@ def judge_settings(wildcards):
     }
 
 
-# The grid of the proof: a training and a measurement for each arm, size and training seed.
+# The grid of the proof: a training and a measurement for each arm, size and training seed, and each setting of a search.
 GRID = Paramspace(
     pd.DataFrame(
-        arms.grid(*(config["proof"][key] for key in ("arms", "sizes", "seeds")))
+        arms.grid(
+            *(config["proof"][key] for key in ("arms", "sizes", "seeds", "search"))
+        )
     )
 )
 
@@ -320,6 +323,11 @@ def judged(path):
     if not config["proof"]["answers"]:
         return []
     return [file for file in cells(path) if "/arm~base/" not in file]
+
+
+def untouched(path):
+    """The file of the untouched model's cell, where there is one."""
+    return [file for file in cells(path) if "/arm~base/" in file]
 
 
 def cell_adapter(wildcards):
@@ -341,9 +349,20 @@ def cell_seed(wildcards):
     return int(wildcards.seed)
 
 
-def arm_training():
-    """What shapes the training of all arms: that of the forward model, in as many steps for each."""
-    return {**training_settings("forward"), "steps": config["proof"]["steps"]}
+def cell_setting(wildcards, key, otherwise):
+    """A setting of a cell: its own, where it is searched for."""
+    value = wildcards.get(key, "any")
+    return otherwise if value == "any" else json.loads(value)
+
+
+def cell_seed_share(wildcards):
+    return cell_setting(wildcards, "seed_share", config["forward"]["seed_share"])
+
+
+def cell_training(wildcards):
+    """What shapes the training of an arm: that of the forward model, in as many steps for each."""
+    shared = {**training_settings("forward"), "steps": config["proof"]["steps"]}
+    return {key: cell_setting(wildcards, key, value) for key, value in shared.items()}
 
 
 # The licence of everything that the data set and the model were made from; null where nobody has named it.

@@ -51,7 +51,7 @@ rule mix_arm:
     params:
         signal=config["curation"]["keep"]["signal"],
         tags=config["forward"]["tags"],
-        seed_share=config["forward"]["seed_share"],
+        seed_share=cell_seed_share,
     message:
         "Mixing the examples of {wildcards.arm}, n {wildcards.n}, seed {wildcards.seed}"
     script:
@@ -76,7 +76,7 @@ use rule train_backward as train_arm with:
     benchmark:
         f"<benchmarks>/train_arm/{GRID.wildcard_pattern}.jsonl"
     params:
-        training=arm_training(),
+        training=cell_training,
         template=config["model"]["template"],
         random_seed=cell_seed,
     message:
@@ -152,7 +152,7 @@ rule audit_pairwise:
 rule judge_arm:
     input:
         own=f"<results>/proof/{GRID.wildcard_pattern}/answers.jsonl",
-        other="<results>/proof/arm~base/n~0/seed~0/answers.jsonl",
+        other=untouched("<results>/proof/{cell}/answers.jsonl"),
         judge="<judge>/manifest.json",
         code=library("pairwise"),
     output:
@@ -172,6 +172,7 @@ rule judge_arm:
         precision=config["precision"],
         template=JUDGE_MODEL["template"],
         batch_tokens=config["generation"]["batch_tokens"],
+        cell=GRID.instance,
     message:
         "Judging the answers of {wildcards.arm}, n {wildcards.n}, seed {wildcards.seed}"
     script:
@@ -203,6 +204,17 @@ rule compare_arms:
             category="6. Is the model better?",
             labels={"shows": "what can be said, and what cannot"},
         ),
+        # In the report where there is a choice.
+        settings=(
+            report(
+                "<results>/proof/settings.tsv",
+                caption="../config/captions/settings.rst",
+                category="6. Is the model better?",
+                labels={"shows": "the settings that were tried"},
+            )
+            if config["proof"]["search"]
+            else "<results>/proof/settings.tsv"
+        ),
         summary="<results>/summary.json",
     log:
         "<logs>/compare_arms.log",
@@ -215,6 +227,7 @@ rule compare_arms:
         mem_mb=4000,
         runtime="1h",
     params:
+        search=list(config["proof"]["search"] or {}),
         random_seed=config["random_seed"],
     message:
         "Comparing the arms"
@@ -225,6 +238,7 @@ rule compare_arms:
 rule draw_proof:
     input:
         arms="<results>/arms.tsv",
+        comparisons="<results>/proof/comparisons.tsv",
         summary="<results>/summary.json",
         code=library("plots", "logs"),
     output:
@@ -233,6 +247,12 @@ rule draw_proof:
             caption="../config/captions/quality.rst",
             category="6. Is the model better?",
             labels={"shows": "quality against quantity"},
+        ),
+        differences=report(
+            "<results>/proof/differences.svg",
+            caption="../config/captions/differences.rst",
+            category="6. Is the model better?",
+            labels={"shows": "the differences between arms"},
         ),
     log:
         "<logs>/draw_proof.log",

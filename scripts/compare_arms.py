@@ -4,7 +4,8 @@ from backtranslation import logs, pairwise, proof, records
 
 
 def read(paths):
-    return pd.concat([pd.read_csv(path, sep="\t", dtype={"size": str, "seed": str}) for path in paths], ignore_index=True)
+    texts = dict.fromkeys(["size", "seed", *snakemake.params.search], str)
+    return pd.concat([pd.read_csv(path, sep="\t", dtype=texts) for path in paths], ignore_index=True)
 
 
 with logs.job(snakemake.log[0]):
@@ -13,13 +14,14 @@ with logs.job(snakemake.log[0]):
     if given.wins:
         numbers = values[["arm", "size", "n"]].drop_duplicates()
         values = pd.concat([values, pairwise.win_rates(read(given.wins)).merge(numbers)], ignore_index=True)
+    values, settings = proof.tuned(values, snakemake.params.search, seed)
     compared = proof.comparisons(values, seed)
     judge = records.read_json(given.judge) if given.judge else None
     figures = proof.summary(values, compared, seed, judge)
     for sentence in figures["words"]:
         logs.logger.info("%s", sentence)
     words = pd.DataFrame({"words": figures["words"]})
-    for frame, path in ((proof.table(values, seed), made.arms), (compared, made.comparisons), (words, made.words)):
+    for frame, path in ((proof.table(values, seed), made.arms), (compared, made.comparisons), (words, made.words), (settings, made.settings)):
         with records.atomic(path) as temporary:
             frame.round(5).to_csv(temporary, sep="\t", index=False)
     records.write_json(figures, made.summary)

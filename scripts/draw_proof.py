@@ -7,3 +7,4 @@ with logs.job(snakemake.log[0]):
     summary = records.read_json(given.summary)
     arms = pd.read_csv(given.arms, sep="\t", dtype={"seed": str})
     plots.quality(arms, summary, snakemake.params.drawn or summary["measure"], snakemake.output.quality)
+    plots.differences(pd.read_csv(given.comparisons, sep="\t"), summary, snakemake.output.differences)

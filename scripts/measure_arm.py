@@ -17,7 +17,7 @@ with logs.job(snakemake.log[0]):
     asked = [{"id": row["id"], "prompt": row["instruction"], "system": system} for row in pairs if row["set"] == "seed"][: params.answers]
     answers = evaluation.answers(asked, engine, template, work, "answer") if asked else []
     added = sum(row["origin"] == "augmented" for row in records.read(given.examples))
-    cell = {"arm": params.cell["arm"], "size": params.cell["n"], "n": added, "seed": params.cell["seed"]}
+    cell = {"size": params.cell["n"], **params.cell, "n": added}
     records.write_jsonl(
         [{"id": row["id"], "prompt": row["prompt"], "answer": answer} for row, answer in zip(asked, answers, strict=True)],
         snakemake.output.answers,

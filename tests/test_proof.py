@@ -71,10 +71,19 @@ def test_controls_differ_in_their_instructions_alone():
 
 
 def test_grid_has_a_cell_for_every_size_and_seed_that_matter():
-    cells = arms.grid(["base", "seed", "all", "random"], [20, 40], [1, 2])
+    cells = arms.grid(["base", "seed", "all", "random"], [20, 40], [1, 2], None)
     found = [(cell["arm"], cell["n"], cell["seed"]) for cell in cells]
     assert found[:5] == [("base", "0", "0"), ("seed", "0", "1"), ("seed", "0", "2"), ("all", "all", "1"), ("all", "all", "2")]
     assert found[5:] == [("random", "20", "1"), ("random", "20", "2"), ("random", "40", "1"), ("random", "40", "2")]
+
+
+def test_search_tries_every_setting_that_makes_a_difference():
+    cells = arms.grid(["base", "seed", "curated"], [20], [1], {"learning_rate": [1e-4, 0.001], "seed_share": [0.2, None]})
+    assert [tuple(cell.values())[3:] for cell in cells] == [
+        ("any", "any"),
+        *[(rate, "any") for rate in ("0.0001", "0.001")],
+        *[(rate, share) for rate in ("0.0001", "0.001") for share in ("0.2", "null")],
+    ]
 
 
 def test_no_pair_is_measured_that_an_arm_was_trained_on():
@@ -141,6 +150,30 @@ def test_planted_differences_are_found_and_no_others():
     assert any("curated is better than random" in said for said in figures["words"])
 
 
+def test_settings_are_chosen_on_pairs_that_they_are_not_measured_on():
+    """One rate helps the curated arm alone; among rates that are all alike the best one is luck, which must not count."""
+    rates = {"0.1": 0.0, "0.2": -0.2, "0.3": 0.0}
+    values = pd.concat(planted({**EFFECTS, "curated": 0.0, "seed": 0.0}, 0.05, sizes=("20",)).assign(learning_rate=rate) for rate in rates)
+    luck = np.random.default_rng(3).normal(0, 0.05, len(values))
+    values["value"] += luck + (values["arm"] == "curated") * values["learning_rate"].map(rates)
+    found, tried = proof.tuned(values, ["learning_rate"], 42)
+    assert set(found.columns) == set(values.columns) - {"learning_rate"} and len(found) * 3 == len(values)
+    chosen = tried[tried["chosen"]].groupby("arm")["learning_rate"].agg(list)
+    assert chosen["curated"] == ["0.2", "0.2"] and set(tried["measure"]) == {"seed_loss"} and len(tried) == 2 * 3 * len(EFFECTS)
+    compared = proof.comparisons(found, 42).set_index(["measure", "comparison"])
+    assert compared.loc[("seed_loss", "curated_vs_seed"), "says"] == "better"
+    assert compared.loc[("seed_loss", "seed_vs_base"), "says"] == "no difference shown"
+    halves = [set(found.loc[found["arm"] == "curated", "id"]), set(values["id"])]
+    assert halves[0] == halves[1]
+
+
+def test_without_a_search_every_value_counts():
+    values = planted(EFFECTS, 0.05)
+    found, tried = proof.tuned(values, [], 42)
+    pd.testing.assert_frame_equal(found.sort_values([*found.columns], ignore_index=True), values.sort_values([*found.columns], ignore_index=True))
+    assert tried["chosen"].all()
+
+
 def test_a_measure_that_cannot_tell_right_from_wrong_judges_nothing():
     values = planted({**EFFECTS, "oracle": 0.0}, 0.3)
     figures = proof.summary(values, proof.comparisons(values, 42), 42)
@@ -176,6 +209,11 @@ def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
     with pytest.raises(ValueError, match=r"proof\.drawn: corpus_loss was not measured; there are seed_loss, seed_contrast"):
         plots.quality(proof.table(values, 42), figures, "corpus_loss", tmp_path / "none.svg")
     assert not (tmp_path / "none.svg").exists()
+    compared = proof.comparisons(values, 42)
+    plots.differences(compared, figures, tmp_path / "differences.svg")
+    drawn = (tmp_path / "differences.svg").read_text()
+    assert all(f">{text}<" in drawn for text in ("oracle against broken", "curated against random", "seed loss, nats a token", "n = 40 pairs"))
+    assert ">seed contrast, nats a token<" not in drawn
 
 
 def test_table_has_every_cell_and_all_seeds_together():
@@ -257,7 +295,7 @@ def proved(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("proved")
     results = folder / "results" / "proved"
     model = {"kind": "path", "name": str(tiny), "revision": None, "file": None, "sha256": None, "template": "auto"}
-    grid = {"arms": ["base", "oracle"], "sizes": [4], "seeds": [1], "steps": 2, "corpus_pairs": 5, "answers": 2}
+    grid = {"arms": ["base", "oracle"], "sizes": [4], "seeds": [1], "steps": 2, "search": {"learning_rate": [1e-4, 0.001]}, "corpus_pairs": 5, "answers": 2}
     config = {"name": "proved", "model": model, "proof": grid, "decontamination": {"words": 12}, "precision": {"dtype": "float32"}}
     (folder / "proved.yaml").write_text(yaml.safe_dump(config))
     # The model first, so that it is older than what is said to have been made with it.
@@ -286,8 +324,10 @@ def test_grid_runs_from_what_a_run_has_made(proved):
     assert set(arms_made["measure"]) == measured | {"seed_win_rate", "seed_win_rate_lc"}
     rates = arms_made[arms_made["measure"] == "seed_win_rate"]
     assert set(rates["arm"]) == {"oracle"} and rates["value"].between(0, 1).all()
-    steps = {records.read_json(path)["steps"] for path in results.glob("proof/arm~*/n~4/seed~1/adapter/training.json")}
-    assert steps == {2}
+    trained = [records.read_json(path) for path in results.glob("proof/arm~oracle/n~4/seed~1/*/adapter/training.json")]
+    assert sorted((made["learning_rate"], made["steps"]) for made in trained) == [(1e-4, 2), (0.001, 2)]
+    settings = pd.read_csv(results / "proof" / "settings.tsv", sep="\t")
+    assert len(settings[settings["arm"] == "oracle"]) == 4 and settings.groupby(["arm", "chosen_on"])["chosen"].sum().eq(1).all()
     figures = records.read_json(results / "summary.json")
     # Without a control no measure is admitted, and the summary says so.
     assert figures["oracle_vs_broken_diff"] is None and figures["admitted"] == [] and "no measure is admitted" in figures["words"][0]
@@ -306,4 +346,4 @@ def test_another_plot_setting_trains_nothing(proved):
     (proved / "longer.yaml").write_text("proof: {steps: 3}")
     code, printed = run_snakemake(proved, "proof", *RUN, "longer.yaml", "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE))
-    assert code == 0 and (jobs["train_arm"], jobs["measure_arm"]) == ("1", "1") and "mix_arm" not in jobs, printed
+    assert code == 0 and (jobs["train_arm"], jobs["measure_arm"]) == ("2", "2") and "mix_arm" not in jobs, printed

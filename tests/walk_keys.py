@@ -63,6 +63,7 @@ VALUES: dict[str, Any] = {
     "proof.arms": ["base", "seed"],
     "proof.sizes": [5],
     "proof.seeds": [9],
+    "proof.search": {"learning_rate": [1e-4]},
     "proof.preferences": PAIRS,
     "proof.drawn": "seed_loss",
     "release.licences": [],

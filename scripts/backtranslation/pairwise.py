@@ -77,9 +77,9 @@ def win_rates(wins: pd.DataFrame) -> pd.DataFrame:
     scale = wins["longer"].std(ddof=0)
     length = np.tanh(wins["longer"] / scale) if scale else wins["longer"] * 0.0
     # Through the means of each arm, so that arms which are better and longer do not count for length.
-    within = length - length.groupby([wins["arm"], wins["size"], wins["seed"]]).transform("mean")
-    slope = (within * wins["win"]).sum() / (within**2).sum() if (within**2).sum() else 0.0
     rest = wins.drop(columns=["win", "longer"])
+    within = length - length.groupby([rest[name] for name in rest.columns.drop("id")]).transform("mean")
+    slope = (within * wins["win"]).sum() / (within**2).sum() if (within**2).sum() else 0.0
     return pd.concat(
         [rest.assign(measure="seed_win_rate", value=wins["win"]), rest.assign(measure="seed_win_rate_lc", value=wins["win"] - slope * length)],
         ignore_index=True,

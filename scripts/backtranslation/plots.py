@@ -317,6 +317,28 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
     _save(figure, path)
 
 
+def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
+    """Differences between arms on every admitted measure, or on the one that comes nearest, with their paired 95 % intervals.
+
+    `compared` and `summary` are those of the proof (see `proof.comparisons`, `proof.summary`).
+    """
+    measures = summary["admitted"] or [summary["measure"]]
+    names = list(dict.fromkeys(compared["comparison"]))[::-1]
+    figure, panels = plt.subplots(1, len(measures), figsize=(2.2 + 2.4 * len(measures), 0.35 * len(names) + 1.6), sharey=True, squeeze=False)
+    labels = [" against ".join(summary["controls"] if name == "oracle_vs_broken" else name.split("_vs_")) for name in names]
+    for axes, measure in zip(panels[0], measures, strict=True):
+        part = compared[compared["measure"] == measure].set_index("comparison")
+        for at, name in enumerate(names):
+            if name in part.index:
+                value, low, high = part.loc[name, ["difference", "low", "high"]]
+                color = KEPT if high < 0 else DROPPED if low > 0 else "#777777"
+                axes.errorbar(value, at, xerr=[[max(0, value - low)], [max(0, high - value)]], fmt="o", color=color, markersize=4, capsize=2)
+        axes.axvline(0, color="black", linewidth=1, linestyle=":")
+        axes.set(xlabel=_with_unit(measure), yticks=range(len(names)), yticklabels=labels, ylim=(-0.6, len(names) - 0.4), title=f"n = {part['pairs'].max()} pairs")
+    figure.supxlabel("left of the line the first arm is better; 95 % intervals over pairs and training seeds", fontsize=8)
+    _save(figure, path)
+
+
 def win_rates(arms: pd.DataFrame, judge: Row, path: str | Path) -> None:
     """Win rate of every arm against the untouched model, as it is and without what length explains, with 95 % intervals.
 

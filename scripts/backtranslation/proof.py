@@ -142,6 +142,33 @@ def admitted(compared: pd.DataFrame) -> list[str]:
     return list(found.loc[clear.sort_values().index, "measure"])
 
 
+def clearest(values: pd.DataFrame, compared: pd.DataFrame) -> tuple[str, list[str]]:
+    """(the clearest measure, all that are admitted); where the controls admit none, the one that comes nearest."""
+    good = admitted(compared)
+    control = compared[compared["comparison"] == "oracle_vs_broken"]
+    if good or not len(control):
+        return (good or list(values["measure"]))[0], good
+    return str(control.loc[control["high"].idxmin(), "measure"]), good
+
+
+def tuned(values: pd.DataFrame, search: list[str], random_seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(values with the settings that are best for each arm and size, the settings that were tried); `search` names their columns.
+
+    Chosen on one half of the pairs and reported on the other, both ways round, so that every pair is measured with settings that
+    were chosen without it. They are chosen by the clearest measure that the controls admit over all settings. The second table has arm,
+    size, the settings, `chosen_on`, `measure`, its mean `value` over pairs and training seeds, and `chosen`.
+    """
+    measure = clearest(values, comparisons(values, random_seed))[0]
+    second = values["id"].isin(sorted(values["id"].unique())[1::2])
+    kept, tried = [], []
+    for name, on in (("first half", ~second), ("second half", second)):
+        means = values[on & (values["measure"] == measure)].groupby(["arm", "size", *search], sort=False)["value"].mean().reset_index()
+        best = (_sign(measure) * means["value"]).groupby([means["arm"], means["size"]]).idxmin()
+        kept.append(values[~on].merge(means.loc[best, ["arm", "size", *search]]).drop(columns=search))
+        tried.append(means.assign(chosen_on=name, measure=measure, chosen=means.index.isin(best)))
+    return pd.concat(kept, ignore_index=True), pd.concat(tried, ignore_index=True)
+
+
 def scaling(values: pd.DataFrame, measure: str, random_seed: int, draws: int = 4000) -> Row:
     """`alpha` in w = alpha log N + C over the sizes N of `curated`, with its 95 % interval, and `constant`.
 
@@ -169,12 +196,7 @@ def summary(values: pd.DataFrame, compared: pd.DataFrame, random_seed: int, judg
     Where the controls admit none, the measure that comes nearest stands there, and `admitted` is empty.
     `judge` is what `pairwise.audited` says of the pairwise judge, if there is one.
     """
-    good = admitted(compared)
-    control = compared[compared["comparison"] == "oracle_vs_broken"]
-    if good or not len(control):
-        measure = (good or list(values["measure"]))[0]
-    else:
-        measure = control.loc[control["high"].idxmin(), "measure"]
+    measure, good = clearest(values, compared)
     on = compared[compared["measure"] == measure].set_index("comparison")
     figures: dict[str, Any] = {"measure": measure, "admitted": good, "controls": list(controls(values))}
     for name in COMPARED:
