@@ -1,6 +1,7 @@
 """Text, models and configurations that others wrote run no code and write nowhere else; a token appears nowhere."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -20,6 +21,21 @@ def test_a_name_cannot_lead_out_of_results(name):
     config = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     with pytest.raises(settings.SettingsError, match=r"^The configuration cannot be used:\n  name: "):
         settings.validate({**config, "name": name}, SCHEMA)
+
+
+def test_names_of_models_and_data_sets_cannot_lead_out_of_resources(snakemake, tmp_path):
+    config = {
+        "name": "mine",
+        "model": {"kind": "hub", "name": "../../evil", "revision": "0" * 40},
+        "corpus": {"sources": [{"hub": "../../../evil", "revision": "a", "split": "train", "columns": {"text": "text"}}]},
+    }
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    code, printed = snakemake("--summary", "--configfile", "my.yaml")
+    assert code == 0, printed
+    folders = [tmp_path / "results" / "mine", tmp_path / "resources" / "models", tmp_path / "resources" / "data"]
+    made = [(tmp_path / path).resolve() for path in re.findall(r"^(\S+)\t.*\tmissing\t", printed, re.MULTILINE)]
+    found = {folder for path in made for folder in folders if path.is_relative_to(folder)}
+    assert found == set(folders) and all(any(path.is_relative_to(folder) for folder in folders) for path in made), made
 
 
 def test_code_that_comes_with_a_model_is_not_run(tiny, tmp_path):
