@@ -1,6 +1,6 @@
 FROM condaforge/miniforge3:latest
 LABEL io.github.snakemake.containerized="true"
-LABEL io.github.snakemake.conda_env_hash="116c8bc3143da3927f553d3e29423a50c1a61656c9af7f7abf4334840bba1c50"
+LABEL io.github.snakemake.conda_env_hash="f8f1b66e079a884dac2b2bc58b129426b541d42fbfad749f8f89c1a382944054"
 # Conda environment:
 #   source: envs/data.yaml
 #   prefix: /conda-envs/8300c55c3a285b90c027cb2abaf1de16
@@ -24,7 +24,7 @@ RUN mkdir -p /conda-envs/8300c55c3a285b90c027cb2abaf1de16
 COPY envs/data.yaml /conda-envs/8300c55c3a285b90c027cb2abaf1de16/environment.yaml
 # Conda environment:
 #   source: envs/inference.yaml
-#   prefix: /conda-envs/9f7cbbb6e625c2bfc2d1197dd52e710d
+#   prefix: /conda-envs/a608a2973562fbceae56e3645b8ab1e0
 #   # Everything else that holds a model or its tokenizer: fetching, measuring lengths, writing, rating, evaluation, merging.
 #   channels:
 #     - conda-forge
@@ -42,8 +42,9 @@ COPY envs/data.yaml /conda-envs/8300c55c3a285b90c027cb2abaf1de16/environment.yam
 #         - pyarrow==26.0.1
 #         - scikit-learn==1.9.1
 #         - sacrebleu==2.6.0
-RUN mkdir -p /conda-envs/9f7cbbb6e625c2bfc2d1197dd52e710d
-COPY envs/inference.yaml /conda-envs/9f7cbbb6e625c2bfc2d1197dd52e710d/environment.yaml
+#         - openai==3.57.0
+RUN mkdir -p /conda-envs/a608a2973562fbceae56e3645b8ab1e0
+COPY envs/inference.yaml /conda-envs/a608a2973562fbceae56e3645b8ab1e0/environment.yaml
 # Conda environment:
 #   source: envs/training.yaml
 #   prefix: /conda-envs/24cd9e11e8cdf7ce586524d641a64652
@@ -67,6 +68,6 @@ RUN mkdir -p /conda-envs/24cd9e11e8cdf7ce586524d641a64652
 COPY envs/training.yaml /conda-envs/24cd9e11e8cdf7ce586524d641a64652/environment.yaml
 
 RUN conda env create --prefix /conda-envs/8300c55c3a285b90c027cb2abaf1de16 --file /conda-envs/8300c55c3a285b90c027cb2abaf1de16/environment.yaml && \
-    conda env create --prefix /conda-envs/9f7cbbb6e625c2bfc2d1197dd52e710d --file /conda-envs/9f7cbbb6e625c2bfc2d1197dd52e710d/environment.yaml && \
+    conda env create --prefix /conda-envs/a608a2973562fbceae56e3645b8ab1e0 --file /conda-envs/a608a2973562fbceae56e3645b8ab1e0/environment.yaml && \
     conda env create --prefix /conda-envs/24cd9e11e8cdf7ce586524d641a64652 --file /conda-envs/24cd9e11e8cdf7ce586524d641a64652/environment.yaml && \
     conda clean --all -y

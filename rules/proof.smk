@@ -123,7 +123,7 @@ rule audit_pairwise:
     input:
         heldout="<results>/proof/heldout.parquet",
         preferences=config["proof"]["preferences"] or [],
-        judge="<judge>/manifest.json",
+        judge="<judge>/manifest.json" if not config["proof"]["judge"] else [],
         code=library("pairwise"),
     output:
         figures="<results>/proof/pairwise.json",
@@ -135,10 +135,11 @@ rule audit_pairwise:
         "../envs/inference.yaml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=0 if config["proof"]["judge"] else 1,
         mem_mb=model_memory,
         runtime="6h",
     params:
+        served=config["proof"]["judge"],
         precision=config["precision"],
         template=JUDGE_MODEL["template"],
         batch_tokens=config["generation"]["batch_tokens"],
@@ -153,7 +154,7 @@ rule judge_arm:
     input:
         own=f"<results>/proof/{GRID.wildcard_pattern}/answers.jsonl",
         other=untouched("<results>/proof/{cell}/answers.jsonl"),
-        judge="<judge>/manifest.json",
+        judge="<judge>/manifest.json" if not config["proof"]["judge"] else [],
         code=library("pairwise"),
     output:
         wins=ensure(f"<results>/proof/{GRID.wildcard_pattern}/wins.tsv", non_empty=True),
@@ -165,10 +166,11 @@ rule judge_arm:
         "../envs/inference.yaml"
     threads: 2
     resources:
-        gpu=1,
+        gpu=0 if config["proof"]["judge"] else 1,
         mem_mb=model_memory,
         runtime="6h",
     params:
+        served=config["proof"]["judge"],
         precision=config["precision"],
         template=JUDGE_MODEL["template"],
         batch_tokens=config["generation"]["batch_tokens"],

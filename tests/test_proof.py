@@ -1,7 +1,11 @@
 """The proof: arms are what they are called, measures see what they should, and what is said follows from the figures."""
 
+import json
 import math
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +14,7 @@ import yaml
 from conftest import pair, run_snakemake, segment
 
 from backtranslation import arms, audit, engines, evaluation, pairwise, plots, proof, records
+from backtranslation.judge import JudgeError
 from backtranslation.records import row_id
 
 TAGS = {"seed": "as an assistant", "augmented": "from the web"}
@@ -246,23 +251,73 @@ PREFERENCES = [{"instruction": f"What is {n}?", "chosen": "a b c d"[: 7 - 4 * (n
 
 
 def test_audit_of_the_pairwise_judge_sees_position_and_length(template):
-    longer = pairwise.audited(PREFERENCES, Reader(template, lambda place, text: len(text)), template, 42)
+    longer = pairwise.audited(PREFERENCES, pairwise.ModelJudge(Reader(template, lambda place, text: len(text)), template), 42)
     assert longer["agreement"] == longer["always_longer"] == 0.75 and longer["low"] < 0.75 < longer["high"]
     assert (longer["consistent"], longer["longer"], longer["people_longer"], longer["n"]) == (1, 1, 0.75, 20)
     assert longer["first"] == pytest.approx(0.5)
-    first = pairwise.audited(PREFERENCES, Reader(template, lambda place, text: -9 * place), template, 42)
+    first = pairwise.audited(PREFERENCES, pairwise.ModelJudge(Reader(template, lambda place, text: -9 * place), template), 42)
     assert first["first"] > 0.99 and first["consistent"] == 0 and first["agreement"] == 0.5
 
 
 def test_a_real_model_judges_alike_whoever_is_named_first(tiny, template):
-    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    judge = pairwise.ModelJudge(engines.TransformersEngine(tiny, template.stop_id, dtype="float32"), template)
     rows = [{"id": str(n), "instruction": f"What is {n}?", "own": f"It is {n * 7}.", "other": f"The number {n}."} for n in range(4)]
     rows.append({**rows[0], "id": "4", "other": rows[0]["own"]})
-    wins = pairwise.compare(rows, engine, template)["win"]
-    swapped = pairwise.compare([{**row, "own": row["other"], "other": row["own"]} for row in rows], engine, template)["win"]
+    wins = pairwise.compare(rows, judge)["win"]
+    swapped = pairwise.compare([{**row, "own": row["other"], "other": row["own"]} for row in rows], judge)["win"]
     assert (wins + swapped == 1).all() and wins.iloc[-1] == 0.5
     long = {"instruction": "word " * 3000, "own": "a", "other": "b"}
-    assert np.isnan(pairwise.prefer([long], engine, template)).all()
+    assert np.isnan(pairwise.prefer([long], judge)).all()
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """A server that speaks OpenAI's protocol and prefers the longer answer; `asked` has what it was sent."""
+
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            token = self.headers["Authorization"].removeprefix("Bearer ")
+            text = sent["messages"][0]["content"]
+            asked.append((self.path, sent["model"], sent["temperature"], token))
+            first, second = re.search(r"Answer 1:\n(.*?)\n\nAnswer 2:\n(.*?)\n\nWhich", text, re.DOTALL).groups()
+            verdict = "I cannot say." if "?" in first + second else f"**Score: {1 if len(first) > len(second) else 2}**"
+            # The first two questions meet a server that is busy.
+            status = 401 if token == "wrong" else 503 if len(asked) <= 2 else 200
+            body = {"error": {"message": f"Incorrect API key provided: {token}"}} if status != 200 else {
+                "id": "1", "object": "chat.completion", "created": 0, "model": sent["model"],
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": verdict}}],
+            }
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    asked: list[tuple] = []
+    monkeypatch.setenv("OPENAI_API_KEY", "planted-token")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}/v1", asked=asked)
+    server.shutdown()
+
+
+def test_a_judge_can_be_served_elsewhere(served, tmp_path, monkeypatch):
+    judge = pairwise.ServedJudge(served.address, "judge-1")
+    rows = [{"id": str(n), "instruction": "Why?", "own": "a" * (5 + n), "other": "b" * 7} for n in range(12)]
+    rows.append({"id": "x", "instruction": "Why?", "own": "What?", "other": "b"})
+    wins = pairwise.compare(rows, judge, records.WorkFile(tmp_path, "once"))["win"].to_list()
+    assert wins == [0, 0, 0.5, *[1] * 9, 0.5]
+    assert set(served.asked) == {("/v1/chat/completions", "judge-1", 0, "planted-token")} and len(served.asked) == 2 * len(rows) + 2
+    # What it has said is paid for, and not asked again.
+    assert pairwise.compare(rows, judge, records.WorkFile(tmp_path, "once"))["win"].to_list() == wins and len(served.asked) == 2 * len(rows) + 2
+    audited = pairwise.audited(PREFERENCES, judge, 42)
+    assert audited["agreement"] == audited["always_longer"] == 0.75 and audited["consistent"] == 1
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    with pytest.raises(JudgeError, match=rf"^proof\.judge: {served.address}, model judge-1: no verdict: it refused the token in OPENAI_API_KEY$"):
+        pairwise.prefer(rows, pairwise.ServedJudge(served.address, "judge-1"))
 
 
 def test_length_control_takes_away_what_length_explains():
@@ -347,3 +402,15 @@ def test_another_plot_setting_trains_nothing(proved):
     code, printed = run_snakemake(proved, "proof", *RUN, "longer.yaml", "--dry-run")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE))
     assert code == 0 and (jobs["train_arm"], jobs["measure_arm"]) == ("2", "2") and "mix_arm" not in jobs, printed
+
+
+def test_a_served_judge_judges_the_grid_and_its_token_stays_in_the_environment(proved, served):
+    (proved / "served.yaml").write_text(yaml.safe_dump({"proof": {"judge": {"server": served.address, "model": "judge-1"}}}))
+    code, printed = run_snakemake(proved, "proof", *RUN, "served.yaml")
+    assert code == 0 and "planted-token" not in printed, printed
+    # Two cells with two answers each and four preferences, both ways round, and the two to which it was busy.
+    assert len(served.asked) == 2 * (2 * 2 + 4) + 2
+    judge = records.read_json(proved / "results" / "proved" / "proof" / "pairwise.json")
+    assert (judge["n"], judge["agreement"]) == (4, judge["always_longer"])
+    left = [path for part in ("results", ".snakemake") for path in (proved / part).rglob("*") if path.is_file()]
+    assert len(left) > 50 and not [path for path in left if b"planted-token" in path.read_bytes()]

@@ -75,7 +75,7 @@ def job(request, engine, reader, template):
 
     def comparing(work):
         rows = [{"instruction": row["instruction"], "own": row["response"], "other": "It is a number."} for row in PAIRS[:12]]
-        return pairwise.prefer(rows, reader, template, work).tolist()
+        return pairwise.prefer(rows, pairwise.ModelJudge(reader, template), work).tolist()
 
     jobs = {"writing": writing, "rating": rating, "measuring": measuring, "proving": proving, "comparing": comparing}
     return jobs[request.param]

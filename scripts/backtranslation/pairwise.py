@@ -1,21 +1,22 @@
 """Which of two answers is better: a judge that reads both orders, and what it is worth against people's preferences."""
 
 import json
+import math
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from backtranslation import audit
+from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
-from backtranslation.judge import digit_ids
+from backtranslation.judge import JudgeError, digit_ids
 from backtranslation.proof import interval
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
-
-if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
 
 PROMPT = """Two assistants have answered the same instruction. Compare the answers by how helpful, correct and complete they are. Do not mind their order or their length.
 
@@ -31,36 +32,104 @@ Answer 2:
 Which answer is better? Write "Score: 1" if it is answer 1, and "Score: 2" if it is answer 2."""
 
 
-def prefer(rows: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None) -> np.ndarray:
+class ModelJudge:
+    """A model on this machine, of which the probability of "1" against "2" is read off."""
+
+    def __init__(self, engine: engines.TransformersEngine, template: Template):
+        self.engine, self.template = engine, template
+
+    def first_is_better(self, texts: list[str], work: WorkFile | None) -> list[float]:
+        """Probability that answer 1 is better, of each prompt; NaN where it does not fit the context.
+
+        Raises JudgeError when the tokenizer does not write a digit as one token.
+        """
+        prompts = [self.template.prompt(text, forced="Score: ") for text in texts]
+        digits = digit_ids(self.template)[:2]
+        found = np.full(len(prompts), np.nan)
+        fitting = [at for at, ids in enumerate(prompts) if len(ids) < self.engine.context]
+
+        def run(batch: list[int]) -> list[float]:
+            logprobs = self.engine.choice_logprobs([prompts[fitting[i]] for i in batch], digits)
+            return (1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0]))).tolist()
+
+        found[fitting] = in_batches([str(at) for at in fitting], [len(prompts[at]) for at in fitting], self.engine.batch_tokens, run, work)
+        return found.tolist()
+
+
+class ServedJudge:
+    """A model behind an OpenAI-compatible server, of which the verdict is read; `server` is its address up to /v1.
+
+    The token comes from the variable OPENAI_API_KEY alone, and is in no message.
+    """
+
+    def __init__(self, server: str, model: str):
+        # Only needed here, and it takes a second to import.
+        import openai
+
+        self.server, self.model, self.error = server, model, openai.APIError
+        # Servers on one's own machine ask for no token, but the client does.
+        self.client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=6)
+
+    def first_is_better(self, texts: list[str], work: WorkFile | None) -> list[float]:
+        """1 where it says that answer 1 is better, 0 where answer 2; NaN without a verdict. Eight are asked at once.
+
+        Raises JudgeError when the server does not answer.
+        """
+        keys, ones = [str(at) for at in range(len(texts))], [1] * len(texts)
+        progress = logs.Progress("verdicts", len(texts))
+        with ThreadPoolExecutor(8) as pool:
+
+            def run(batch: list[int]) -> list[float]:
+                verdicts = list(pool.map(self._verdict, [texts[i] for i in batch]))
+                progress.add(len(batch))
+                return verdicts
+
+            return in_batches(keys, ones, 8, run, work)
+
+    def _verdict(self, text: str) -> float:
+        try:
+            answer = self.client.chat.completions.create(model=self.model, messages=[{"role": "user", "content": text}], temperature=0)
+        except self.error as error:
+            status = getattr(error, "status_code", None)
+            # What a server says of a refused token may hold parts of it.
+            said = "it refused the token in OPENAI_API_KEY" if status in (401, 403) else error.message
+            raise JudgeError(f"proof.judge: {self.server}, model {self.model}: no verdict: {said}") from None
+        found = re.search(r"Score:\W*([12])\b", answer.choices[0].message.content or "")
+        return float(found[1] == "1") if found else math.nan
+
+
+Judge = ModelJudge | ServedJudge
+
+
+def load_judge(served: Row | None, manifest: str, template: str, batch_tokens: int, precision: Row) -> tuple[Judge, list[Any]]:
+    """The judge that is configured (`proof.judge`), and what identifies it where work is kept: `served`, or the model of `manifest`."""
+    if served:
+        return ServedJudge(**served), [served]
+    base = models.folder_of(manifest)
+    chat = Template(models.load_tokenizer(base), template)
+    engine = engines.TransformersEngine(base, chat.stop_id, batch_tokens=batch_tokens, **precision)
+    return ModelJudge(engine, chat), [models.identity(manifest), models.computed_in(precision["dtype"]), chat.jinja]
+
+
+def prefer(rows: list[Row], judge: Judge, work: WorkFile | None = None) -> np.ndarray:
     """Probability that the answer shown first is better, shape [n, 2]: with `own` first, and with `other` first.
 
-    Rows have `instruction`, `own` and `other`; NaN where a pair does not fit the context. With `work`, what
-    is done is kept there. Raises JudgeError when the tokenizer does not write a digit as one token.
+    Rows have `instruction`, `own` and `other`; NaN where the judge has none (see the judges). With `work`, what
+    is done is kept there. Raises JudgeError.
     """
     orders = (("own", "other"), ("other", "own"))
-    prompts = [
-        template.prompt(fill(PROMPT, instruction=row["instruction"], first=row[first], second=row[second]), forced="Score: ")
-        for row in rows
-        for first, second in orders
+    texts = [
+        fill(PROMPT, instruction=row["instruction"], first=row[first], second=row[second]) for row in rows for first, second in orders
     ]
-    digits = digit_ids(template)[:2]
-    found = np.full(len(prompts), np.nan)
-    fitting = [at for at, ids in enumerate(prompts) if len(ids) < engine.context]
-
-    def run(batch: list[int]) -> list[float]:
-        logprobs = engine.choice_logprobs([prompts[fitting[i]] for i in batch], digits)
-        return (1 / (1 + np.exp(logprobs[:, 1] - logprobs[:, 0]))).tolist()
-
-    found[fitting] = in_batches([str(at) for at in fitting], [len(prompts[at]) for at in fitting], engine.batch_tokens, run, work)
-    return found.reshape(-1, 2)
+    return np.array(judge.first_is_better(texts, work)).reshape(-1, 2)
 
 
-def compare(rows: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None) -> pd.DataFrame:
+def compare(rows: list[Row], judge: Judge, work: WorkFile | None = None) -> pd.DataFrame:
     """Columns id, win (1 if `own` is better over both orders, 0 if `other`, 0.5 for a tie), longer (own's words more than other's).
 
     `work` as in `prefer`.
     """
-    both = prefer(rows, engine, template, work)
+    both = prefer(rows, judge, work)
     ahead = both[:, 0] - both[:, 1]
     longer = [len(row["own"].split()) - len(row["other"].split()) for row in rows]
     # Equal answers are a tie, whatever numbers say.
@@ -111,22 +180,21 @@ def _ranked(prompt: Row) -> list[Row]:
     ]
 
 
-def audited(
-    rows: list[Row], engine: "TransformersEngine", template: Template, random_seed: int, work: WorkFile | None = None
-) -> Row:
+def audited(rows: list[Row], judge: Judge, random_seed: int, work: WorkFile | None = None) -> Row:
     """What the judge is worth on preferences: rows of `instruction`, `chosen` and `rejected`.
 
     `agreement` with people, with a 95 % bootstrap interval over preferences, and `always_longer`, that of taking the longer answer;
     `first`, the mean probability of the answer shown first (0.5 without position bias); `consistent`, the share
     in which both orders name the same answer; `longer`, the share in which the longer one is preferred,
-    and `people_longer`, in which people do. `unread` pairs do not fit the context. `work` as in `prefer`.
+    and `people_longer`, in which people do. `unread` pairs do not fit the context, or
+    got no verdict. `work` as in `prefer`.
     """
     asked = [{"instruction": row["instruction"], "own": row["chosen"], "other": row["rejected"]} for row in rows]
-    both = prefer(asked, engine, template, work)
+    both = prefer(asked, judge, work)
     read = ~np.isnan(both).any(1)
     both = both[read]
     if not len(both):
-        raise audit.AuditError("proof.preferences: no pair fits the context of the judge")
+        raise audit.AuditError("proof.preferences: no pair fits the context of the judge, or it gave no verdict on any")
     agree = (np.sign(both[:, 0] - both[:, 1]) + 1) / 2
     more = np.sign([len(row["own"].split()) - len(row["other"].split()) for row, fits in zip(asked, read, strict=True) if fits])
     agreement, low, high = interval(agree[None], random_seed)
