@@ -7,15 +7,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
-from snakemake.utils import Paramspace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import arms, models, records, settings, sources
+from backtranslation import grid, models, records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -304,18 +302,24 @@ def judge_settings(wildcards):
 
 
 # The grid of the proof: a training and a measurement for each arm, size and training seed, and each setting of a search.
-GRID = Paramspace(
-    pd.DataFrame(
-        arms.grid(
-            *(config["proof"][key] for key in ("arms", "sizes", "seeds", "search"))
-        )
-    )
+# Snakemake's Paramspace would want pandas wherever the Snakefile is read.
+CELLS = grid.cells(
+    *(config["proof"][key] for key in ("arms", "sizes", "seeds", "search"))
+)
+CELL = "/".join(
+    f"{name}~{{{name}}}"
+    for name in ("arm", "n", "seed", *(config["proof"]["search"] or {}))
 )
 
 
 def cells(path):
     """The file of every cell of the grid."""
-    return expand(path, cell=GRID.instance_patterns)
+    return expand(path, cell=[CELL.format(**cell) for cell in CELLS])
+
+
+def cell_of(wildcards):
+    """A cell's arm, size, training seed and settings."""
+    return dict(wildcards.items())
 
 
 def judged(path):
@@ -334,12 +338,12 @@ def cell_adapter(wildcards):
     """The adapter of a cell; the untouched model has none."""
     if wildcards.arm == "base":
         return []
-    return f"<results>/proof/{GRID.wildcard_pattern}/adapter/training.json"
+    return f"<results>/proof/{CELL}/adapter/training.json"
 
 
 def cell_candidates(wildcards):
     """The rated candidates, of which some arms need none."""
-    if wildcards.arm in arms.UNAUGMENTED:
+    if wildcards.arm in grid.UNAUGMENTED:
         return []
     return "<results>/curation/rated.parquet"
 

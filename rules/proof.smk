@@ -37,11 +37,11 @@ rule mix_arm:
         rated=cell_candidates,
         code=library("arms"),
     output:
-        examples=f"<results>/proof/{GRID.wildcard_pattern}/examples.parquet",
+        examples=f"<results>/proof/{CELL}/examples.parquet",
     log:
-        f"<logs>/mix_arm/{GRID.wildcard_pattern}.log",
+        f"<logs>/mix_arm/{CELL}.log",
     benchmark:
-        f"<benchmarks>/mix_arm/{GRID.wildcard_pattern}.jsonl"
+        f"<benchmarks>/mix_arm/{CELL}.jsonl"
     conda:
         "../envs/data.yaml"
     threads: 1
@@ -60,21 +60,21 @@ rule mix_arm:
 
 use rule train_backward as train_arm with:
     input:
-        examples=f"<results>/proof/{GRID.wildcard_pattern}/examples.parquet",
+        examples=f"<results>/proof/{CELL}/examples.parquet",
         manifest="<model>/manifest.json",
         code=library("training", "templates"),
     output:
         multiext(
-            f"<results>/proof/{GRID.wildcard_pattern}/adapter/",
+            f"<results>/proof/{CELL}/adapter/",
             "training.json",
             "history.tsv",
             *WEIGHTS,
         ),
-        dropped=f"<results>/proof/{GRID.wildcard_pattern}/dropped.parquet",
+        dropped=f"<results>/proof/{CELL}/dropped.parquet",
     log:
-        f"<logs>/train_arm/{GRID.wildcard_pattern}.log",
+        f"<logs>/train_arm/{CELL}.log",
     benchmark:
-        f"<benchmarks>/train_arm/{GRID.wildcard_pattern}.jsonl"
+        f"<benchmarks>/train_arm/{CELL}.jsonl"
     params:
         training=cell_training,
         template=config["model"]["template"],
@@ -86,19 +86,17 @@ use rule train_backward as train_arm with:
 rule measure_arm:
     input:
         heldout="<results>/proof/heldout.parquet",
-        examples=f"<results>/proof/{GRID.wildcard_pattern}/examples.parquet",
+        examples=f"<results>/proof/{CELL}/examples.parquet",
         adapter=cell_adapter,
         manifest="<model>/manifest.json",
         code=library("proof", "engines"),
     output:
-        values=ensure(
-            f"<results>/proof/{GRID.wildcard_pattern}/values.tsv", non_empty=True
-        ),
-        answers=f"<results>/proof/{GRID.wildcard_pattern}/answers.jsonl",
+        values=ensure(f"<results>/proof/{CELL}/values.tsv", non_empty=True),
+        answers=f"<results>/proof/{CELL}/answers.jsonl",
     log:
-        f"<logs>/measure_arm/{GRID.wildcard_pattern}.log",
+        f"<logs>/measure_arm/{CELL}.log",
     benchmark:
-        f"<benchmarks>/measure_arm/{GRID.wildcard_pattern}.jsonl"
+        f"<benchmarks>/measure_arm/{CELL}.jsonl"
     conda:
         "../envs/inference.yaml"
     threads: 2
@@ -111,7 +109,7 @@ rule measure_arm:
         template=config["model"]["template"],
         tags=config["forward"]["tags"],
         batch_tokens=config["generation"]["batch_tokens"],
-        cell=GRID.instance,
+        cell=cell_of,
         answers=config["proof"]["answers"],
     message:
         "Measuring {wildcards.arm}, n {wildcards.n}, seed {wildcards.seed}"
@@ -152,16 +150,16 @@ rule audit_pairwise:
 
 rule judge_arm:
     input:
-        own=f"<results>/proof/{GRID.wildcard_pattern}/answers.jsonl",
+        own=f"<results>/proof/{CELL}/answers.jsonl",
         other=untouched("<results>/proof/{cell}/answers.jsonl"),
         judge="<judge>/manifest.json" if not config["proof"]["judge"] else [],
         code=library("pairwise"),
     output:
-        wins=ensure(f"<results>/proof/{GRID.wildcard_pattern}/wins.tsv", non_empty=True),
+        wins=ensure(f"<results>/proof/{CELL}/wins.tsv", non_empty=True),
     log:
-        f"<logs>/judge_arm/{GRID.wildcard_pattern}.log",
+        f"<logs>/judge_arm/{CELL}.log",
     benchmark:
-        f"<benchmarks>/judge_arm/{GRID.wildcard_pattern}.jsonl"
+        f"<benchmarks>/judge_arm/{CELL}.jsonl"
     conda:
         "../envs/inference.yaml"
     threads: 2
@@ -174,7 +172,7 @@ rule judge_arm:
         precision=config["precision"],
         template=JUDGE_MODEL["template"],
         batch_tokens=config["generation"]["batch_tokens"],
-        cell=GRID.instance,
+        cell=cell_of,
     message:
         "Judging the answers of {wildcards.arm}, n {wildcards.n}, seed {wildcards.seed}"
     script:

@@ -1,12 +1,12 @@
 from collections import Counter
 
-from backtranslation import arms, logs, records
+from backtranslation import arms, grid, logs, records
 
 with logs.job(snakemake.log[0]):
     given, params, cell = snakemake.input, snakemake.params, snakemake.wildcards
     mixed = arms.examples(
         cell.arm,
-        int(cell.n) if cell.arm in arms.SIZED else None,
+        int(cell.n) if cell.arm in grid.SIZED else None,
         records.read(given.train),
         records.read(given.rated) if given.rated else [],
         params.signal,

@@ -134,6 +134,12 @@ def test_every_rule_has_what_its_script_imports():
         assert not missing, f"{script} in {env} lacks {missing}"
 
 
+def test_the_snakefile_is_read_with_little():
+    """Every job of a cluster reads it, and with conda whoever starts Snakemake has hardly more than that."""
+    have = {"snakemake", "yaml", *pins((ROOT / "tests" / "conda" / "requirements.txt").read_text())}
+    assert closure(ROOT / "rules" / "common.smk")[1] <= have
+
+
 def test_every_rule_says_what_it_needs_and_leaves():
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     rules = re.split(r"^rule ", text, flags=re.MULTILINE)[1:]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import pair, run_snakemake, segment
 
-from backtranslation import arms, audit, engines, evaluation, pairwise, plots, proof, records
+from backtranslation import arms, audit, engines, evaluation, grid, pairwise, plots, proof, records
 from backtranslation.judge import JudgeError
 from backtranslation.records import row_id
 
@@ -76,14 +76,14 @@ def test_controls_differ_in_their_instructions_alone():
 
 
 def test_grid_has_a_cell_for_every_size_and_seed_that_matter():
-    cells = arms.grid(["base", "seed", "all", "random"], [20, 40], [1, 2], None)
+    cells = grid.cells(["base", "seed", "all", "random"], [20, 40], [1, 2], None)
     found = [(cell["arm"], cell["n"], cell["seed"]) for cell in cells]
     assert found[:5] == [("base", "0", "0"), ("seed", "0", "1"), ("seed", "0", "2"), ("all", "all", "1"), ("all", "all", "2")]
     assert found[5:] == [("random", "20", "1"), ("random", "20", "2"), ("random", "40", "1"), ("random", "40", "2")]
 
 
 def test_search_tries_every_setting_that_makes_a_difference():
-    cells = arms.grid(["base", "seed", "curated"], [20], [1], {"learning_rate": [1e-4, 0.001], "seed_share": [0.2, None]})
+    cells = grid.cells(["base", "seed", "curated"], [20], [1], {"learning_rate": [1e-4, 0.001], "seed_share": [0.2, None]})
     assert [tuple(cell.values())[3:] for cell in cells] == [
         ("any", "any"),
         *[(rate, "any") for rate in ("0.0001", "0.001")],
@@ -128,7 +128,7 @@ def planted(effects: dict[str, float], noise: float, pairs: int = 40, seeds: int
     hard = rng.normal(2, 1, pairs)
     rows = []
     for arm, effect in effects.items():
-        for size in sizes if arm in arms.SIZED else ("0",):
+        for size in sizes if arm in grid.SIZED else ("0",):
             for seed in range(1, seeds + 1) if arm != "base" else [0]:
                 gain = effect * np.log(int(size) + 1) if arm == "curated" else effect
                 for name, seen in (("seed_loss", gain), ("seed_contrast", 0)):

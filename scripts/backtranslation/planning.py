@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backtranslation import segments, sources
-from backtranslation.arms import grid
+from backtranslation import grid, segments, sources
 from backtranslation.engines import piece_tokens
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
@@ -476,7 +475,7 @@ def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     ]
     compared = min(config["audit"]["pairs"], heldout)
     jobs.append(Job("round_trip", compared, read=5 * compared * backward, written=2 * compared * asked))
-    proof, cells = config["proof"], grid(*(config["proof"][key] for key in ("arms", "sizes", "seeds", "search")))
+    proof, cells = config["proof"], grid.cells(*(config["proof"][key] for key in ("arms", "sizes", "seeds", "search")))
     steps = sum(int(cell.get("steps", proof["steps"])) for cell in cells if cell["arm"] != "base")
     shown = steps * training["batch_size"] * training["gradient_accumulation"]
     measured = 3 * (heldout + proof["corpus_pairs"]) * len(cells)

@@ -1,0 +1,51 @@
+"""The grid of the proof: its arms, and the cells that they make with sizes, training seeds and settings of a search."""
+
+import itertools
+import json
+
+from backtranslation.records import Row
+
+ARMS = {
+    "base": "the untouched model",
+    "seed": "the seed pairs alone (M_0)",
+    "all": "seed and all candidates, uncurated",
+    "a4": "seed and the candidates rated 4 or more",
+    "a5": "seed and the candidates rated 4.5 or more",
+    "curated": "seed and the n best candidates",
+    "single": "the same with one candidate for each segment, best of n off",
+    "random": "seed and n candidates drawn at random",
+    "augmented": "the n best candidates without the seed",
+    "oracle": "seed and n of the corpus's responses with their true instructions",
+    "broken": "the same responses with generated instructions, shuffled",
+    "seed_broken": "the seed pairs with their instructions shuffled",
+}
+"""What each arm is trained on; n is one of `proof.sizes`."""
+
+SIZED = ("curated", "single", "random", "augmented", "oracle", "broken")
+"""The arms that there are in every size."""
+
+UNAUGMENTED = ("base", "seed", "seed_broken")
+"""The arms that need no candidates."""
+
+
+def cells(arms: list[str], sizes: list[int], seeds: list[int], search: dict[str, list[float | None]] | None) -> list[Row]:
+    """The cells of the grid, each with `arm`, `n` and `seed` as texts; `all` where the data say how many.
+
+    With `search` there is a cell for each combination of its settings too, each as JSON; `any` where a setting
+    makes no difference to the arm.
+    """
+    return [
+        {"arm": arm, "n": str(n), "seed": str(seed), **setting}
+        for arm in arms
+        for n in (sizes if arm in SIZED else ["0" if arm in UNAUGMENTED else "all"])
+        # Nothing is drawn for the untouched model.
+        for seed in (seeds if arm != "base" else [0])
+        for setting in _settings(arm, search or {})
+    ]
+
+
+def _settings(arm: str, search: dict[str, list[float | None]]) -> list[dict[str, str]]:
+    # The untouched model has no settings, and a share of the seed takes both seed pairs and others.
+    without = search.keys() if arm == "base" else {"seed_share"} if arm in (*UNAUGMENTED, "augmented") else set()
+    values = [["any"] if key in without else [json.dumps(value) for value in found] for key, found in search.items()]
+    return [dict(zip(search, found, strict=True)) for found in itertools.product(*values)]
