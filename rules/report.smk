@@ -163,6 +163,7 @@ rule report_browse:
         rated="<results>/curation/rated.parquet",
         dropped="<results>/curation/dropped.parquet",
         gate_drops="<results>/augment/dropped.parquet",
+        written=gather.shard("<results>/augment/shards/{scatteritem}.parquet"),
         round_trip="<results>/evaluation/round_trip.jsonl",
         code=library("browse", "logs"),
     output:
@@ -340,6 +341,7 @@ rule report_words:
         verdict="<results>/audit/1/verdict.json",
         signals="<results>/report/signals.tsv",
         heldout="<results>/evaluation/heldout.tsv",
+        round_trip="<results>/evaluation/round_trip.tsv",
         costs="<results>/report/costs.tsv",
         manifest="<model>/manifest.json",
         code=library("words", "logs"),
@@ -349,6 +351,10 @@ rule report_words:
             caption="../config/captions/in_short.rst",
             category="0. In short",
             labels={"shows": "the run in words"},
+        ),
+        # What the captions of each question begin with.
+        paragraphs=expand(
+            "<results>/report/words/{question}.html", question=range(1, 8)
         ),
     log:
         "<logs>/report_words.log",

@@ -2,7 +2,7 @@ from backtranslation import browse, logs, records
 
 with logs.job(snakemake.log[0]):
     given = snakemake.input
-    collected = browse.collect(
-        records.read(given.rated), records.read(given.dropped), records.read(given.gate_drops), records.read_jsonl(given.round_trip)
-    )
+    rated, dropped, gated = (records.read(given[name]) for name in ("rated", "dropped", "gate_drops"))
+    written = [row for shard in given.written for row in records.read(shard)]
+    collected = browse.collect(rated, dropped, gated, written, records.read_jsonl(given.round_trip))
     browse.page(collected, snakemake.output.page)

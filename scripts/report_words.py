@@ -4,9 +4,10 @@ from backtranslation import logs, records, words
 
 with logs.job(snakemake.log[0]):
     given = snakemake.input
-    tables = {name: pd.read_csv(given[name], sep="\t") for name in ("funnel", "signals", "heldout", "costs")}
+    tables = {name: pd.read_csv(given[name], sep="\t") for name in ("funnel", "signals", "heldout", "round_trip", "costs")}
     figures, verdict = records.read_json(given.audit), records.read_json(given.verdict)
     found = words.answers(**tables, figures=figures, verdict=verdict, keep=snakemake.params.keep, base=records.read_json(given.manifest)["name"])
     for question, sentences in found.items():
         logs.logger.info("%s %s", question, " ".join(sentences))
     words.page(found, snakemake.output.page)
+    words.paragraphs(found, snakemake.output.paragraphs)

@@ -59,6 +59,12 @@ def test_links_that_lead_nowhere_fail_the_build(tmp_path):
     assert found == ["missing.md", "missing.yaml", "missing-here", "missing-there"], done.stderr
 
 
+@pytest.mark.parametrize("page", ["README.md", "config/README.md", "results/README.md"])
+def test_links_of_pages_that_are_not_on_the_site_lead_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text()) if "://" not in link]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_configurations_on_pages_are_accepted(page):
     schema = yaml.safe_load((CONFIG / "schema.yaml").read_text())

@@ -78,9 +78,13 @@ def test_words_say_what_the_tables_say(tmp_path):
         [("backward", "base", 10, 3.1, 2.4, -0.7, -0.9, -0.5), ("M_0", "base", 9, 2.0, 1.9, -0.1, -0.2, -0.05), ("M_1", "base", 9, 2.0, 1.8, -0.2, -0.3, -0.1), ("M_1", "M_0", 9, 1.9, 1.8, -0.1, -0.21, 0.012)],
         columns=["model", "against", "n", "other_loss", "loss", "difference", "low", "high"],
     )
+    trips = pd.DataFrame(
+        [("seed", "base", "chrf", 9, 18.51), ("seed", "backward", "chrf", 9, 19.34), ("seed", "backward", "true_loss", 9, 2.5), ("corpus", "base", "chrf", 7, 1.0), ("corpus", "backward", "chrf", 7, 2.0)],
+        columns=["set", "model", "measure", "n", "mean"],
+    )
     spent = pd.DataFrame({"rule": ["train", "short"], "minutes": [2.0, 0.5], "memory_gb": [1.25, math.nan], "tokens_read": [5_000, math.nan], "tokens_written": [60, math.nan]})
     signals = pd.DataFrame({"signal": ["combination"], "mean": [0.4321], "mean_of_kept": [0.8765]})
-    found = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, heldout, spent, EVIL)
+    found = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, heldout, trips, spent, EVIL)
     words.page(found, tmp_path / "words.html")
     page = (tmp_path / "words.html").read_text()
     assert "<script" not in page and "<img" not in page and "default-src 'none'" in page
@@ -93,11 +97,17 @@ def test_words_say_what_the_tables_say(tmp_path):
         "AUROC 0.730 and does NOT reach the floor of 0.75; length alone has 0.600. The best single signal is backward_gain: AUROC 0.821",
         "39 of 77 candidates were kept, by combination, top fraction 0.5. Their mean combination is 0.876, that of all 0.432",
         "is 2.400 nats per token, the base model's 3.100; difference -0.700 nats per token, 95 % interval -0.900 to -0.500: better",
+        "For 9 responses (seed) whose true instruction is known it writes one that is like it by 19.3 of 100 (chrF), the base model one by 18.5. For 7 responses (corpus)",
         "M_1 minus that of M_0 on 9 held-out pairs: -0.100 nats per token, 95 % interval -0.210 to +0.012: they cannot be told apart",
         "2.5 minutes, those of train 2.0. The most memory was 1.2 GB, of train. Models read 5,000 tokens and wrote 60",
     ):
         assert said in shown, said
     assert "M_0 minus" not in shown
+    files = [tmp_path / f"{question}.html" for question in range(1, 8)]
+    words.paragraphs(found, files)
+    # What the captions take in is the page's own text, and as harmless.
+    assert [html.unescape(path.read_text()) for path in files] == [f"<p>{' '.join(sentences)}</p>\n" for sentences in found.values()]
+    assert "<script" not in files[0].read_text() and "&lt;script&gt;" in files[0].read_text()
 
 
 def collected(count: int) -> dict:
@@ -106,17 +116,21 @@ def collected(count: int) -> dict:
         {**segment(n, f"{EVIL} text {n}"), "segment": f"{n:016x}", "instruction": f"{EVIL} number {n}", **dict.fromkeys(SIGNALS, math.nan), "rating": 1 + 4 * n / count, "combination": n / count}
         for n in range(count)
     ]
-    gated = [{**drop(segment(count), "gate", "echo", "", "an echo"), "id": "f" * 16}]
+    echo = {**segment(count, "a text"), "id": "f" * 16, "segment": "f" * 16, "instruction": "an echo " * 50}
+    gated = [drop(echo, "gate", "echo")]
     trips = [{"id": f"{2:016x}", "true": "What is true?", "base": EVIL, "backward": "What is written?"}]
-    return browse.collect(rows, [drop(row, "curate", "low_combination") for row in rows[::3]], gated, trips)
+    return browse.collect(rows, [drop(row, "curate", "low_combination") for row in rows[::3]], gated, [*rows, echo], trips)
 
 
 def test_page_of_candidates_holds_every_row_and_where_it_ended():
     found = collected(9)
     assert found["total"] == len(found["rows"]) == 10 and found["signals"] == ["combination", "rating"]
     assert [row["end"] for row in found["rows"]] == [*(["low_combination", "kept", "kept"] * 3), "echo"]
+    # The ledger holds the beginning alone.
+    assert (found["rows"][9]["instruction"], found["rows"][9]["text"]) == ("an echo " * 50, "a text")
     assert found["rows"][2]["trip"]["true"] == "What is true?" and found["rows"][3]["trip"] is None
-    assert len(browse.collect([], [], [drop(segment(n), "gate", "echo") for n in range(9)], [], limit=4)["rows"]) == 4
+    echoes = [{**segment(n), "segment": f"{n:016x}", "instruction": "an echo"} for n in range(9)]
+    assert len(browse.collect([], [], [drop(row, "gate", "echo") for row in echoes], echoes, [], limit=4)["rows"]) == 4
 
 
 # Runs behind the page's own script, as a reader would: what it sees ends in the title.
@@ -147,7 +161,7 @@ def test_page_of_candidates_in_a_browser(tmp_path):
     # Only the rows in sight are elements, of ten thousand.
     assert 5 < seen["lines"] < 100 and seen["first"] == "10000 of 10000"
     assert {"77", "777", "7777"} <= set(seen["searched"]) and all(number.startswith("77") for number in seen["searched"])
-    assert seen["echo"] == "an echo" and 200 < seen["rated"] < 300 and seen["top"] == "echo"
+    assert seen["echo"] == "an echo " * 50 and 200 < seen["rated"] < 300 and seen["top"] == "echo"
     assert (seen["second"], seen["last"], seen["scrolled"]) == (1, 9_999, True)
     assert "What is true?" in seen["trip"] and EVIL in seen["trip"] and seen["text"] == f"{EVIL} text 2" and "rating" in seen["judge"]
     # Ours are the only scripts, and nothing of the rows has run.

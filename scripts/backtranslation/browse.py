@@ -74,7 +74,7 @@ function show() {
   part("detail").hidden = !row;
   if (!row) return;
   part("instruction").textContent = row.instruction;
-  part("text").textContent = row.text || "(the segment is in augment/shards; rows that the gate dropped go no further)";
+  part("text").textContent = row.text;
   part("about").textContent = `${row.end}${row.detail ? ": " + row.detail : ""} · ${row.words} words · ${row.source} · id ${row.id}`;
   part("judge").replaceChildren(...data.signals.filter(name => row.signals[name] != null).map(name => {
     const line = document.createElement("tr");
@@ -146,11 +146,12 @@ nav input, nav select { font: inherit; max-width: 13rem; } nav input[type=number
 """
 
 
-def collect(rated: list[Row], dropped: list[Row], gated: list[Row], trips: list[Row], limit: int = LIMIT) -> Row:
+def collect(rated: list[Row], dropped: list[Row], gated: list[Row], written: list[Row], trips: list[Row], limit: int = LIMIT) -> Row:
     """What the page shows: `rows` (at most `limit`), `signals` that have values, and `total`, the number of all candidates.
 
-    `end` is `kept` or the reason; rows of the gate (`gated`) have neither segment nor signals. `trips` are the lines of
-    `evaluation/round_trip.jsonl`, which knows of some rows what their true instruction is.
+    `end` is `kept` or the reason; rows that the gate dropped (`gated`) have no signals, and their texts are in `written`, what the
+    backward model wrote. `trips` are the lines of `evaluation/round_trip.jsonl`, which knows of some rows what their true
+    instruction is.
     """
     names = [name for name in ("combination", *SIGNALS) if any(row[name] == row[name] for row in rated)]
     ends = {row["id"]: row for row in dropped}
@@ -165,9 +166,11 @@ def collect(rated: list[Row], dropped: list[Row], gated: list[Row], trips: list[
         }
         for row in rated
     ]
+    refused = {row["id"]: row for row in gated}
     rows += [
-        {"id": row["id"], "source": row["source"], "instruction": row["text"], "text": "", "end": row["reason"], "detail": row["detail"], "signals": {}, "trip": None}
-        for row in gated
+        {**{key: row[key] for key in ("id", "source", "instruction", "text")}, "end": gate["reason"], "detail": gate["detail"], "signals": {}, "trip": known.get(row["segment"])}
+        for row in written
+        if (gate := refused.get(row["id"]))
     ]
     return {"rows": sorted(rows, key=lambda row: row["id"])[:limit], "signals": names, "total": len(rows)}
 

@@ -1,4 +1,4 @@
-"""What every job writes to its log: time, progress with rate and time left, and plain sentences on bad input."""
+"""What every job writes to its log and the terminal: time, progress with rate and time left, and plain sentences on bad input."""
 
 import errno
 import logging
@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 logger = logging.getLogger("backtranslation")
 _in_model: list[float] = []
 _tokens = {"read": 0, "written": 0}
+_terminals: list[TextIO] = []
 
 
 @contextmanager
@@ -66,6 +68,7 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     terminal = os.fdopen(os.dup(2), "w")
+    _terminals.append(terminal)
     started = time.monotonic()
     try:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -91,12 +94,12 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
 
 
 class Progress:
-    """Logs rows done, rate and time left, at most every `every` seconds."""
+    """Logs rows done, rate and time left, at most every `every` seconds; the terminal gets a line at most every `shown`."""
 
-    def __init__(self, what: str, total: int, every: float = 5.0):
-        self.what, self.total, self.every = what, total, every
+    def __init__(self, what: str, total: int, every: float = 5.0, shown: float = 30.0):
+        self.what, self.total, self.every, self.shown = what, total, every, shown
         self.done = self.fresh = self.tokens = 0
-        self.started = self.last = time.monotonic()
+        self.started = self.last = self.last_shown = time.monotonic()
 
     def skip(self, rows: int) -> None:
         """Count rows that an earlier, interrupted run finished."""
@@ -112,6 +115,11 @@ class Progress:
             return
         self.last = now
         seconds = max(now - self.started, 1e-9)
-        left = (self.total - self.done) * seconds / max(self.fresh, 1)
+        left = f"{(self.total - self.done) * seconds / max(self.fresh, 1):.0f} s left"
         rate = f"{self.fresh / seconds:.2f} rows/s" + (f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else "")
-        logger.info("%s: %d of %d, %s, %.0f s left%s", self.what, self.done, self.total, rate, left, note)
+        logger.info("%s: %d of %d, %s, %s%s", self.what, self.done, self.total, rate, left, note)
+        # What the first rows take says little, since models begin slowly.
+        if now - self.last_shown >= self.shown and 20 * self.fresh >= self.total:
+            self.last_shown = now
+            for terminal in _terminals:
+                print(f"  {self.what}: {self.done} of {self.total}, {left}", file=terminal, flush=True)

@@ -171,7 +171,7 @@ def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
         if window > 1:
             axes.plot(steps["step"], steps["loss"].rolling(window, min_periods=1).mean(), color=KEPT, label="training, running mean")
         axes.plot(heldout["step"], heldout["heldout_loss"], color=DROPPED, marker="o", label="held-out")
-        axes.set(xlabel="step", ylabel="loss, nats per token", title=model)
+        axes.set(xlabel="step", ylabel="loss, nats per token", title=f"{model}, n = {len(steps):,} steps")
     _legend(figure)
     _save(figure, path)
 

@@ -1,12 +1,14 @@
 """The run in words: a few sentences on each of the report's questions, with the numbers of its result files."""
 
+import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from backtranslation import pages
-from backtranslation.records import Row
+from backtranslation.records import Row, write_text
 
 _PAGE = """{% for question, sentences in answers.items() %}<h2>{{ question }}</h2>
 <p>{{ sentences|join(" ") }}</p>
@@ -25,10 +27,10 @@ def _difference(line: Any) -> str:
     return f"{line.difference:+.3f} nats per token, 95 % interval {line.low:+.3f} to {line.high:+.3f}: {says}"
 
 
-def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFrame, keep: Row, heldout: pd.DataFrame, costs: pd.DataFrame, base: str) -> dict[str, list[str]]:
+def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFrame, keep: Row, heldout: pd.DataFrame, round_trip: pd.DataFrame, costs: pd.DataFrame, base: str) -> dict[str, list[str]]:
     """Sentences for each of the report's seven questions.
 
-    `funnel`, `signals`, `heldout` and `costs` are the report's tables, `figures` and `verdict` the first judge's audit
+    `funnel`, `signals`, `heldout`, `round_trip` and `costs` are the report's tables, `figures` and `verdict` the first judge's audit
     (see `audit.summary`, `audit.verdict`), `keep` is curation.keep, `base` the name of the base model.
     """
     stages = {(line.track, line.stage): line for line in funnel.itertuples()}
@@ -60,6 +62,9 @@ def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFr
     ]
     backward, *forward = heldout.itertuples()
     learned = [f"The backward model's loss of the true instruction on {backward.n:,} held-out pairs is {backward.loss:.3f} nats per token, the base model's {backward.other_loss:.3f}; difference {_difference(backward)}."]
+    for name, part in round_trip[round_trip["measure"] == "chrf"].groupby("set", sort=False):
+        like = part.set_index("model")
+        learned.append(f"For {like['n'].max():,} responses ({name}) whose true instruction is known it writes one that is like it by {like.loc['backward', 'mean']:.1f} of 100 (chrF), the base model one by {like.loc['base', 'mean']:.1f}.")
     better = [f"Loss of the true response of {line.model} minus that of {line.against} on {line.n:,} held-out pairs: {_difference(line)}." for line in forward if line.model == forward[-1].model]
     slowest, largest = costs.iloc[0], costs.sort_values("memory_gb", ascending=False).iloc[0]
     took = [
@@ -81,3 +86,9 @@ def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFr
 def page(answered: dict[str, list[str]], path: str | Path) -> None:
     """Write the page; all text is escaped."""
     pages.write("In short", _PAGE, path, answers=answered)
+
+
+def paragraphs(answered: dict[str, list[str]], paths: Sequence[str | Path]) -> None:
+    """Write each answer as a paragraph of HTML, to a file each, for the captions of its figures and tables; all text is escaped."""
+    for path, sentences in zip(paths, answered.values(), strict=True):
+        write_text(f"<p>{html.escape(' '.join(sentences))}</p>\n", path)

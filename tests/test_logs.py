@@ -1,0 +1,27 @@
+"""What a job says where."""
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def test_the_terminal_sees_how_far_a_job_is(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from backtranslation import logs\n"
+        "with logs.job(sys.argv[1]):\n"
+        "    progress = logs.Progress('instructions', 4, every=0, shown=0)\n"
+        "    progress.skip(1)\n"
+        "    progress.add(1, tokens=7)\n"
+        "    print('noise of a library')\n"
+        "    logs.Progress('rows', 2).add(1)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "log"], check=True, env=environment, capture_output=True, text=True)
+    # One line, since the second is not due.
+    (line,) = (done.stdout + done.stderr).splitlines()
+    assert line.startswith("  instructions: 2 of 4, ") and line.endswith(" s left")
+    log = (tmp_path / "log").read_text()
+    assert "instructions: 2 of 4, " in log and "tokens/s" in log and "noise of a library" in log
