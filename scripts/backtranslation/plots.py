@@ -42,6 +42,19 @@ SIGNAL_LABELS = {
 }
 """Signals as they are drawn, with what their values are."""
 
+SIGNAL_STYLES = {
+    "combination": {"color": LINE},
+    "rating": {"color": "#0072B2"},
+    "rating_generated": {"color": "#999999"},
+    "instruction_gain": {"color": "#D55E00"},
+    "opening_gain": {"color": "#E69F00"},
+    "ending_logprob": {"color": "#CC79A7"},
+    "backward_gain": {"color": "#56B4E9"},
+    "instruction_logprob": {"color": "black"},
+    "length": {"color": "black", "linestyle": ":"},
+}
+"""The lines of signals, the same in every figure, and of the number of words."""
+
 
 def _save(figure: "Figure", path: str | Path) -> None:
     with atomic(path) as temporary:
@@ -186,14 +199,16 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
     for axes, kind in zip(all_axes.flat, kinds, strict=False):
         part = table[table["kind"] == kind].set_index("signal").reindex(signals)
         for at, (name, line) in enumerate(part.iterrows()):
-            color = DROPPED if name == "length" else LINE if name == verdict["signal"] else KEPT
+            color = "black" if name == "length" else LINE if name == verdict["signal"] else KEPT
             axes.plot([line["low"], line["high"]], [at, at], color=color, linewidth=1.5)
             axes.plot(line["auroc"], at, "o", color=color, markersize=4, clip_on=False)
         axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
-        axes.set(title=f"{kind.replace('_', ' ')}, n = {part['n'].max():.0f}", xlim=(0, 1), yticks=range(len(signals)), yticklabels=signals)
-    for axes in all_axes.flat[len(kinds) :]:
-        axes.set_visible(False)
-    figure.supxlabel("AUROC, 95 % interval; green decides what is kept, orange is length alone, dotted is chance", fontsize=8)
+        axes.set(title=f"{kind.replace('_', ' ')}, n = {part['n'].max():.0f}", xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), yticks=range(len(signals)), yticklabels=signals)
+    for at in range(len(kinds), all_axes.size):
+        all_axes.flat[at].set_visible(False)
+        # The panel above is the last one of its column, which has the numbers.
+        all_axes.flat[at - columns].tick_params(labelbottom=True)
+    figure.supxlabel("AUROC, 95 % interval; green decides what is kept, black is length alone, dotted is chance", fontsize=8)
     _save(figure, path)
 
 
@@ -204,8 +219,8 @@ def roc(curves: dict[str, pd.DataFrame], table: pd.DataFrame, verdict: Row, path
     # The best one first, as they lie in the figure.
     for name, line in lines.sort_values("auroc", ascending=False).iterrows():
         label = f"{name}: {line['auroc']:.2f} ({line['low']:.2f} to {line['high']:.2f})"
-        style = {"linestyle": ":", "color": "black"} if name == "length" else {"linewidth": 2.5 if name == verdict["signal"] else 1.2}
-        axes.plot(100 * curves[str(name)]["bad"], 100 * curves[str(name)]["good"], label=label, **style)
+        width = 2.5 if name == verdict["signal"] else 1.2
+        axes.plot(100 * curves[str(name)]["bad"], 100 * curves[str(name)]["good"], label=label, linewidth=width, **SIGNAL_STYLES[str(name)])
     axes.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--", label="chance: 0.50")
     axes.set(xlabel="bad pairs that are kept, %", ylabel="good pairs that are kept, %", box_aspect=1, title=f"n = {lines['n'].max():.0f} labelled pairs")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="AUROC, 95 % interval", alignment="left")
@@ -218,17 +233,14 @@ def reliability(table: pd.DataFrame, calibration: pd.DataFrame, path: str | Path
     `table` and `calibration` are those of `audit.reliability` and `audit.calibration`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), width_ratios=(1.35, 1))
-    colors = {}
     for name, part in table.groupby("signal", sort=False):
-        style = {"linestyle": ":", "color": "black"} if name == "length" else {}
-        (drawn,) = left.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, **style)
-        colors[name] = drawn.get_color()
+        left.plot(range(1, len(part) + 1), 100 * part["good"], marker="o", markersize=3, label=name, **SIGNAL_STYLES[str(name)])
     left.set(xlabel="fifth of the signal's values, lowest first", ylabel="good pairs, %", xticks=range(1, 6), ylim=(0, None), title=f"n = {table[table['signal'] == table['signal'].iloc[0]]['n'].sum():,} pairs")
     found = 100 * calibration[["predicted", "good", "low", "high"]]
     right.plot([0, 100], [0, 100], color="#999999", linewidth=1, linestyle="--", label="as it says")
     # A bootstrap's interval need not hold the value itself.
     errors = [(found["good"] - found["low"]).clip(0), (found["high"] - found["good"]).clip(0)]
-    right.errorbar(found["predicted"], found["good"], errors, color=colors["combination"], marker="o", markersize=3, capsize=2, linewidth=1, label="combination, 95 % interval")
+    right.errorbar(found["predicted"], found["good"], errors, color=LINE, marker="o", markersize=3, capsize=2, linewidth=1, label="combination, 95 % interval")
     right.set(xlabel="probability of a good pair that it gives, %", ylabel="good pairs, %, as many good as bad", xlim=(0, 100), ylim=(-2, 102), title=f"n = {calibration['n'].sum():,} pairs in fifths")
     handles, labels = ([*first, *second] for first, second in zip(left.get_legend_handles_labels(), right.get_legend_handles_labels(), strict=True))
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
