@@ -100,6 +100,8 @@ def scores(rated: list[Row], kept: set[str], signal: str, path: str | Path) -> N
         axes.hist([values[chosen], values[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=label, ylabel="candidates", title="decides what is kept" if name == signal else "")
         axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":", label="mean of all")
+        axes.locator_params(axis="x", nbins=5)
+        axes.locator_params(axis="y", integer=True)
     figure.suptitle(f"n = {len(table):,} candidates, {chosen.sum():,} kept", fontsize=9)
     _legend(figure)
     _save(figure, path)
@@ -117,6 +119,7 @@ def lengths(rated: list[Row], kept: set[str], path: str | Path) -> None:
         bins = np.arange(words.min(), words.max() + 2 * step, step) - 0.5
         axes.hist([words[chosen], words[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=f"words in the {label}", ylabel="candidates")
+        axes.locator_params(integer=True)
     figure.suptitle(f"n = {len(table):,} candidates, {chosen.sum():,} kept", fontsize=9)
     _legend(figure)
     _save(figure, path)
