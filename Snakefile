@@ -11,6 +11,9 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
+report: "config/captions/workflow.rst"
+
+
 include: "rules/common.smk"
 
 

@@ -287,6 +287,8 @@ def test_report_shows_tables_figures_and_examples(finished, folder, monkeypatch)
     questions = ("In short", "What went in?", "What was thrown away, and why?", "Can the judge be trusted?", "What was kept?", "Did training work?", "Is the model better?", "What did it cost?")
     for question in questions:
         assert question in page
+    # The first page leads to each.
+    assert page.count("javascript:app.showCategory(") >= len(questions)
     # Captions begin with the numbers in words; the page of words itself is packed.
     for number in range(1, 8):
         assert json.dumps((finished / "report" / "words" / f"{number}.html").read_text().strip())[1:-1] in page, number
