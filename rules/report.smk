@@ -308,6 +308,11 @@ rule report_setup:
         segments="<results>/corpus/segments.parquet",
         sample="<results>/corpus/sample.parquet",
         rubric=config["judge"]["rubric"],
+        # With conda the models' packages are in other environments than this rule's.
+        environments=[
+            workflow.source_path(path)
+            for path in ("../envs/training.yaml", ENGINE_ENV)
+        ],
         code=library("pages", "logs"),
     output:
         page=report(

@@ -1,5 +1,7 @@
 import platform
+import re
 from importlib import metadata
+from pathlib import Path
 
 from backtranslation import logs, pages, records
 
@@ -17,11 +19,13 @@ with logs.job(snakemake.log[0]):
         path = getattr(given, name)
         ids = sorted(row for batch in records.batches(path, ["id"]) for row in batch.column(0).to_pylist())
         data.append((f"{name}.parquet", f"{len(ids):,} rows, fingerprint {records.fingerprint(ids)}"))
+    pinned = {package: f"{version}, pinned in envs/{Path(path).name}" for path in given.environments for package, version in re.findall(r"- ([\w-]+)==(\S+)", Path(path).read_text())}
     versions = [("python", platform.python_version())]
     for package in PACKAGES:
         try:
             versions.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:
-            continue
+            if package in pinned:
+                versions.append((package, pinned[package]))
     tables = {"Models": models, "Data": data, "Versions": versions, "Configuration": pages.flat(snakemake.params.config)}
     pages.setup(tables, snakemake.output.page)
