@@ -13,7 +13,7 @@ SCRIPT = ROOT / "tests" / "slurm_cluster.sh"
 DAEMONS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
 # The memory of a small node, and a look at the state of jobs more often than is polite to a cluster that others use.
 PROFILE = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--resources", "mem_mb=6000", "--slurm-init-seconds-before-status-checks", "1"]
-FIELDS = ("jobid", "comment", "start", "end", "nodelist", "alloctres", "state")
+FIELDS = ("jobid", "comment", "start", "end", "nodelist", "alloctres", "state", "workdir")
 
 
 def why_not() -> str | None:
@@ -42,9 +42,9 @@ def running(folder: Path) -> Iterator[Path]:
         subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)
 
 
-def jobs() -> list[dict[str, str]]:
-    """What the accounting says of all jobs; times are ISO, which sorts. `rule` is the comment's, or group and rules."""
+def jobs(folder: Path) -> list[dict[str, str]]:
+    """What the accounting says of all jobs of runs in `folder`; times are ISO, which sorts. `rule` is the comment's, or group and rules."""
     command = ["sacct", "--allocations", "--parsable2", "--noheader", "--format", ",".join(FIELDS)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = [dict(zip(FIELDS, line.split("|"), strict=True)) for line in printed.splitlines()]
-    return [{**job, "rule": job["comment"].removeprefix("rule_").split("_wildcards_")[0]} for job in found]
+    return [{**job, "rule": job["comment"].removeprefix("rule_").split("_wildcards_")[0]} for job in found if job["workdir"] == str(folder)]
