@@ -266,12 +266,13 @@ def out_of_memory(job: Job, tally: Path, dice: random.Random) -> bool:
 
 
 def disk_full(job: Job, tally: Path, dice: random.Random) -> bool:
-    """Of a job that keeps partial work, in the middle of that."""
-    process = start(job, tally)
-    await_moment(job, tally, dice, process)
+    """Of a job that keeps partial work, in the middle of that; any other is over too soon, so the disk is full before it starts."""
+    process = start(job, tally) if job.notes else 0
+    if process:
+        await_moment(job, tally, dice, process)
     with contextlib.suppress(OSError), open("ballast", "wb", buffering=0) as stream:
         stream.write(b"\0" * shutil.disk_usage(".").free)
-    code = finish(process)
+    code = finish(process or start(job, tally))
     Path("ballast").unlink()
     return code != 0
 

@@ -27,7 +27,7 @@ snakemake = SimpleNamespace(input=given, output=made, params=params, log=[{log!r
 """
 TRIES = {
     "measure_arm": ["SIGKILL", "out of memory", "corrupted partial work", "two copies at once", "disk full"],
-    "ingest_seed": ["SIGKILL", "read-only folder"],
+    "ingest_seed": ["SIGKILL", "disk full", "read-only folder"],
 }
 
 
