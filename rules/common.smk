@@ -13,7 +13,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import grid, models, records, settings, sources
+from backtranslation import grid, harness, models, records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -85,6 +85,8 @@ def check_config():
                 f"proof.arms: {min(rating)} needs rating among judge.signals"
             )
         settings.check_training(config)
+        if config["release"]["harness"]["tasks"]:
+            harness.read_tasks(Path(config["release"]["harness"]["tasks"]))
         methods = workflow.deployment_settings.deployment_method
         if DeploymentMethod.CONDA not in methods:
             settings.check_packages(config)
@@ -418,6 +420,24 @@ def leaderboard_answers(wildcards):
             "release.leaderboards: name the question file alpaca_eval or mt_bench"
         )
     return found
+
+
+def harness_files(wildcards):
+    """What the target harness reads: the folder's tasks with their data."""
+    asked = config["release"]["harness"]
+    if not asked["tasks"] and not asked["names"]:
+        raise WorkflowError(
+            "release.harness: name a folder of tasks, or names of the harness's own"
+        )
+    return harness.files_of(asked["tasks"]) if asked["tasks"] else []
+
+
+# Who measures nothing with the harness needs no environment for it.
+HARNESS_ENV = (
+    "../envs/harness.yaml"
+    if config["release"]["harness"]["tasks"] or config["release"]["harness"]["names"]
+    else "../envs/inference.yaml"
+)
 
 
 def merge_memory(wildcards, attempt):

@@ -113,3 +113,44 @@ rule round_trip:
         "Comparing generated with true instructions"
     script:
         "../scripts/round_trip.py"
+
+
+# A target of its own, which nothing else asks for.
+rule harness:
+    input:
+        tasks=harness_files,
+        model="<results>/forward/model/model.safetensors",
+        manifest="<model>/manifest.json",
+        code=library("harness"),
+    output:
+        table=report(
+            ensure("<results>/evaluation/harness.tsv", non_empty=True),
+            caption="../config/captions/harness.rst",
+            category="6. Is the model better?",
+            labels={"shows": "tasks of lm-evaluation-harness"},
+        ),
+        json="<results>/evaluation/harness.json",
+    log:
+        "<logs>/harness.log",
+    benchmark:
+        "<benchmarks>/harness.jsonl"
+    conda:
+        HARNESS_ENV
+    threads: 2
+    resources:
+        gpu=1,
+        mem_mb=model_memory,
+        runtime="12h",
+    params:
+        folder=config["release"]["harness"]["tasks"],
+        names=config["release"]["harness"]["names"],
+        limit=config["release"]["harness"]["limit"],
+        precision=config["precision"],
+        template=config["model"]["template"],
+        tags=config["forward"]["tags"],
+        batch_tokens=config["generation"]["batch_tokens"],
+        random_seed=config["random_seed"],
+    message:
+        "Measuring the models on tasks of lm-evaluation-harness"
+    script:
+        "../scripts/harness.py"

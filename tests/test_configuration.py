@@ -132,7 +132,7 @@ def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
 
 
 def test_quantisation_without_its_package_is_refused(monkeypatch):
-    config = {"engine": "transformers", "precision": {"quantization": "nf4"}, "report": {"embedding": False}}
+    config = {"engine": "transformers", "precision": {"quantization": "nf4"}, "report": {"embedding": False}, "release": {"harness": {"tasks": None, "names": []}}}
     settings.check_packages(config)
     monkeypatch.setattr(settings, "find_spec", lambda name: None)
     with pytest.raises(settings.SettingsError, match="nf4 needs the package bitsandbytes"):

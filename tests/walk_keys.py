@@ -72,6 +72,8 @@ VALUES: dict[str, Any] = {
     "release.push.model": "a/b",
     "release.leaderboards.alpaca_eval": PAIRS,
     "release.leaderboards.mt_bench": PAIRS,
+    "release.harness.tasks": "tasks",
+    "release.harness.names": ["hellaswag"],
     "hardware.gpu": None,
 }
 """Another value of each key that needs one of its own; a number is changed a little, a switch turned over."""
@@ -139,6 +141,8 @@ def begun_by_themselves(printed: str) -> list[str]:
 
 def walk() -> dict[str, list[str]]:
     Path("config").symlink_to(ROOT / "config")
+    Path("tasks").mkdir()
+    Path("tasks/one.yaml").write_text("{task: one, dataset_path: json, dataset_kwargs: {data_files: {test: one.yaml}}}")
     for line in snakemake("--summary").splitlines():
         if "\tmissing\t" in line:
             path = Path(line.split("\t")[0])

@@ -1,0 +1,36 @@
+import gc
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from backtranslation import harness, logs, models, records
+from backtranslation.templates import Template, both_tags
+
+# A sign of progress every five seconds and not ten in each; read when tqdm is imported.
+os.environ["TQDM_MININTERVAL"] = "5"
+
+with logs.job(snakemake.log[0]):
+    given, params, output = snakemake.input, snakemake.params, snakemake.output
+    # The forward model as users get it: from its own folder, with its own template.
+    base, forward = models.folder_of(given.manifest), Path(given.model).parent
+    templates = {"base": Template(models.load_tokenizer(base), params.template), "forward": Template(models.load_tokenizer(forward))}
+    shape = [[records.sha256_of(Path(path)) for path in given.tasks], models.computed_in(params.precision["dtype"]), records.code_of(given.code)]
+    options = [both_tags(params.tags), params.batch_tokens, params.precision, params.limit, params.random_seed]
+    results, works = {}, []
+    with records.scratch(Path(output.table).parent) as cache:
+        tasks = harness.load(params.folder and Path(params.folder), params.names, cache)
+        for name, folder, trained in (("base", base, None), ("forward", forward, forward)):
+            identity = models.identity(given.manifest, trained)
+            works.append(records.WorkFile(Path(output.table).parent / ".work", ["harness", *shape, identity, templates[name].jinja, *options]))
+            results[name] = harness.measure(tasks, folder, templates[name], *options, works[-1])
+            # Let go before the next one is loaded, so that they are not in memory together.
+            gc.collect()
+    rows = harness.table(results)
+    for row in rows:
+        logs.logger.info("%s", row)
+    records.write_json(results, output.json)
+    with records.atomic(output.table) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False)
+    for work in works:
+        work.clear()
