@@ -6,6 +6,9 @@ import sys
 
 from conftest import ROOT
 
+from backtranslation import evaluation
+from backtranslation.records import WorkFile
+
 
 def test_the_terminal_sees_how_far_a_job_is(tmp_path):
     program = (
@@ -25,3 +28,11 @@ def test_the_terminal_sees_how_far_a_job_is(tmp_path):
     assert line.startswith("  instructions: 2 of 4, ") and line.endswith(" s left")
     log = (tmp_path / "log").read_text()
     assert "instructions: 2 of 4, " in log and "tokens/s" in log and "noise of a library" in log
+
+
+def test_measurements_say_how_far_they_are(caplog, tmp_path):
+    work = WorkFile(tmp_path, "once")
+    work.add("a", 1.0)
+    with caplog.at_level("INFO", "backtranslation"):
+        assert evaluation.in_batches(["a", "b", "c"], [5, 5, 5], 5, lambda batch: [0.5] * len(batch), work) == [1.0, 0.5, 0.5]
+    assert "rows: 3 of 3, " in caplog.text

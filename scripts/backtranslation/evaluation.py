@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backtranslation.logs import logger
+from backtranslation.logs import Progress, logger
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
@@ -51,14 +51,17 @@ def in_batches(
     from backtranslation import engines
 
     done: dict[str, float] = work.done if work else {}
+    progress = Progress("rows", len(keys))
     for batch in engines.batches(lengths, budget):
         # As a whole or not at all, so that a row has the same company after a stop.
         if all(keys[i] in done for i in batch):
+            progress.skip(len(batch))
             continue
         for i, value in zip(batch, run(batch), strict=True):
             done[keys[i]] = value
             if work:
                 work.add(keys[i], value)
+        progress.add(len(batch))
     return [done[key] for key in keys]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from backtranslation import audit, engines, logs, models
+from backtranslation import audit, engines, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import JudgeError, digit_ids
 from backtranslation.proof import interval
@@ -76,13 +76,10 @@ class ServedJudge:
         Raises JudgeError when the server does not answer.
         """
         keys, ones = [str(at) for at in range(len(texts))], [1] * len(texts)
-        progress = logs.Progress("verdicts", len(texts))
         with ThreadPoolExecutor(8) as pool:
 
             def run(batch: list[int]) -> list[float]:
-                verdicts = list(pool.map(self._verdict, [texts[i] for i in batch]))
-                progress.add(len(batch))
-                return verdicts
+                return list(pool.map(self._verdict, [texts[i] for i in batch]))
 
             return in_batches(keys, ones, 8, run, work)
 
