@@ -36,7 +36,7 @@ def running(folder: Path) -> Iterator[Path]:
     for parent in (folder, *folder.parents[:2]):
         parent.chmod(parent.stat().st_mode | 0o011)
     try:
-        subprocess.run([SCRIPT, "start", folder], check=True, timeout=120)
+        subprocess.run([SCRIPT, "start", folder], check=True, timeout=300)
         yield folder
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)

@@ -31,9 +31,9 @@ end() {
   rm -f "$pid_file"
 }
 
-# until_true COMMAND...: waits for it for twenty seconds.
+# until_true COMMAND...: waits for it for up to a minute, since a busy machine starts a database slowly.
 until_true() {
-  for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
+  for _ in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
   echo "tests/slurm_cluster.sh: gave up waiting for: $*" >&2
   exit 1
 }

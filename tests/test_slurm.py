@@ -38,7 +38,9 @@ def cluster(tmp_path_factory):
 def run(folder, *until):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("HF_TOKEN", TOKEN)
-        code, printed = run_snakemake(folder, *slurm_cluster.PROFILE, "--configfile", "my.yaml", *until, timeout=1800)
+        # Also of jobs that succeed, since what they print is looked into.
+        kept = "--slurm-keep-successful-logs"
+        code, printed = run_snakemake(folder, *slurm_cluster.PROFILE, kept, "--configfile", "my.yaml", *until, timeout=1800)
     assert code == 0 and TOKEN not in printed, printed
 
 
