@@ -39,7 +39,7 @@ def running(folder: Path) -> Iterator[Path]:
         subprocess.run([SCRIPT, "start", folder], check=True, timeout=300)
         yield folder
     finally:
-        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=120)
+        subprocess.run([SCRIPT, "stop", folder], check=True, timeout=300)
 
 
 def jobs(folder: Path) -> list[dict[str, str]]:
