@@ -264,7 +264,7 @@ def test_every_job_left_a_log_and_a_benchmark(finished):
     measured = pd.read_csv(finished / "report" / "costs.tsv", sep="\t", index_col="rule")
     assert {"train_backward", "train_forward", "write_instructions", "evaluate"} <= set(measured.index)
     assert measured.loc["train_forward", "jobs"] == 3 and measured.loc["train_backward", ["minutes", "memory_gb", "tokens_read"]].gt(0).all()
-    assert measured.loc[["write_instructions", "evaluate"], ["tokens_read", "tokens_written"]].gt(0).all(axis=None) and pd.isna(measured.loc["report_figures", "tokens_read"])
+    assert measured.loc[["write_instructions", "evaluate"], ["tokens_read", "tokens_written"]].gt(0).all(axis=None) and pd.isna(measured.loc["reverse_seed", "tokens_read"])
     assert re.search(r"training steps: \d+ of \d+, .* left", (finished / "logs" / "train_backward.log").read_text())
     assert not list(finished.rglob("shards/.work/*"))
 
