@@ -69,7 +69,9 @@ def lose_node(cluster: Path, job: str, node: str) -> None:
     scontrol("update", f"nodename={node}", "state=down", "reason=drill")
     time.sleep(5)
     subprocess.run([slurm_cluster.SCRIPT, "start", cluster, node], check=True)
-    scontrol("update", f"nodename={node}", "state=resume")
+    # SLURM takes it back by itself when its daemon is quick, and then refuses this.
+    if "State=DOWN" in scontrol("show", "node", node):
+        scontrol("update", f"nodename={node}", "state=resume")
 
 
 def exceed_time(cluster: Path, job: str, node: str) -> None:
