@@ -362,6 +362,7 @@ def cell_setting(wildcards, key, otherwise):
 
 
 def cell_seed_share(wildcards):
+    """The share of seed pairs among a cell's examples."""
     return cell_setting(wildcards, "seed_share", config["forward"]["seed_share"])
 
 

@@ -123,5 +123,11 @@ def test_templates_reach_nothing_and_metrics_are_the_harness_s_own(tmp_path):
     ):
         with pytest.raises(harness.HarnessError, match=message):
             harness.load(write(tmp_path / "tasks", **changes), [], tmp_path / "cache")
+    for row, message in (('{"question": "And then?", "choices": ["a", "b"]}', r"row 9: the field answer is missing"), ('{"question', "cannot be read as json")):
+        folder = write(tmp_path / "tasks")
+        with open(folder / "numbers.jsonl", "a") as stream:
+            stream.write(row + "\n")
+        with pytest.raises(harness.HarnessError, match=rf"numbers\.jsonl: {message}"):
+            harness.load(folder, [], tmp_path / "cache")
     with pytest.raises(harness.HarnessError, match=r"release\.harness\.names: nothing: no such task in the folder \(numbers\)"):
         harness.load(write(tmp_path / "tasks"), ["nothing"], tmp_path / "cache")

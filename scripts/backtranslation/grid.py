@@ -5,22 +5,6 @@ import json
 
 from backtranslation.records import Row
 
-ARMS = {
-    "base": "the untouched model",
-    "seed": "the seed pairs alone (M_0)",
-    "all": "seed and all candidates, uncurated",
-    "a4": "seed and the candidates rated 4 or more",
-    "a5": "seed and the candidates rated 4.5 or more",
-    "curated": "seed and the n best candidates",
-    "single": "the same with one candidate for each segment, best of n off",
-    "random": "seed and n candidates drawn at random",
-    "augmented": "the n best candidates without the seed",
-    "oracle": "seed and n of the corpus's responses with their true instructions",
-    "broken": "the same responses with generated instructions, shuffled",
-    "seed_broken": "the seed pairs with their instructions shuffled",
-}
-"""What each arm is trained on; n is one of `proof.sizes`."""
-
 SIZED = ("curated", "single", "random", "augmented", "oracle", "broken")
 """The arms that there are in every size."""
 

@@ -120,6 +120,7 @@ def load(folder: Path | None, names: list[str], cache: Path) -> dict[str, Any]:
                 if entry["metric"] not in METRIC_REGISTRY or entry.get("aggregation", "mean") not in AGGREGATION_REGISTRY or "hf_evaluate" in entry:
                     raise HarnessError(f"{name}: metric_list: {entry}: not a metric of the harness's own, which are {', '.join(sorted(METRIC_REGISTRY))}")
             own[name]["dataset_kwargs"]["cache_dir"] = str(cache)
+            _check_rows(own[name])
         elif name not in manager.all_tasks:
             raise HarnessError(f"release.harness.names: {name}: no such task in the folder ({', '.join(own) or 'none is named'}), and none of the harness's own")
         try:
@@ -127,6 +128,22 @@ def load(folder: Path | None, names: list[str], cache: Path) -> dict[str, Any]:
         except Exception as error:  # whatever its parts find wrong with task or data, each in its own way
             raise HarnessError(f"{name}: the task cannot be used ({type(error).__name__}: {' '.join(str(error.__cause__ or error).split())})") from error
     return found
+
+
+def _check_rows(task: Row) -> None:
+    """The harness asks for the word "None" where a field has no value, and finds a missing answer when all rows are measured."""
+    from datasets import load_dataset
+
+    kind, given = task["dataset_path"], task["dataset_kwargs"]
+    for split, path in given["data_files"].items():
+        try:
+            rows = load_dataset(kind, data_files={split: path}, split=split, cache_dir=given["cache_dir"])
+        except Exception as error:  # as below
+            raise HarnessError(f"{path}: cannot be read as {kind} ({' '.join(str(error.__cause__ or error).split())})") from error
+        for number, row in enumerate(rows, start=1):
+            for field, value in row.items():
+                if value is None:
+                    raise HarnessError(f"{path}: row {number}: the field {field} is missing")
 
 
 def measure(
