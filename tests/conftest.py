@@ -24,8 +24,8 @@ LLAMA = ["<s>", "</s>", "<unk>"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long run of the real model first, so that where files run side by side none waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_end_to_end.py")
+    """The long runs of the real model first, so that where files run side by side none waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_end_to_end.py", "test_slurm.py"))
 
 
 def byte_tokenizer(special: list[str], **names: str):
