@@ -33,8 +33,9 @@ def why_not() -> str | None:
 def running(folder: Path) -> Iterator[Path]:
     """The cluster, in `folder`."""
     # mariadb and munge run as users of their own, who must get to their folders.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    for parent in (folder, *folder.parents):
+        if not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
     try:
         subprocess.run([SCRIPT, "start", folder], check=True, timeout=300)
         yield folder
