@@ -221,6 +221,16 @@ def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
     assert ">seed contrast, nats a token<" not in drawn
 
 
+def test_one_size_is_drawn_without_a_slope(tmp_path):
+    values = planted(EFFECTS, 0.05)
+    values = values[values["n"].isin([0, values["n"].max()])]
+    figures = proof.summary(values, proof.comparisons(values, 42), 42)
+    assert figures["alpha"] is None
+    plots.quality(proof.table(values, 42), figures, "seed_contrast", tmp_path / "quality.svg")
+    drawn = (tmp_path / "quality.svg").read_text()
+    assert f">{values['n'].max()}<" in drawn and ">curated<" in drawn and "scaling fit" not in drawn
+
+
 def test_table_has_every_cell_and_all_seeds_together():
     values = planted(EFFECTS, 0.05)
     table = proof.table(values, 42)

@@ -1,5 +1,6 @@
 """The figures of the report. Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ matplotlib.rcParams.update(
 from matplotlib import pyplot as plt  # noqa: E402 - the backend is chosen first
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 KEPT, DROPPED, LINE = "#0072B2", "#D55E00", "#009E73"
@@ -65,7 +67,8 @@ def _save(figure: "Figure", path: str | Path) -> None:
 def _legend(figure: "Figure") -> None:
     """One legend below all panels, which share their colours."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    # As many beside each other as there is room for.
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), int(figure.get_figwidth() / 1.2)), frameon=False)
 
 
 def funnel(table: pd.DataFrame, path: str | Path) -> None:
@@ -291,45 +294,55 @@ def _together(arms: pd.DataFrame) -> pd.DataFrame:
 
 
 def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) -> None:
-    """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit.
+    """Left, `measure` of every arm against the candidates it adds, joint and augmented only; right, the scaling fit where there is one.
 
     `arms` and `summary` are those of the proof (see `proof.table`, `proof.summary`). Bars are 95 % intervals over pairs and
     seeds; the shaded part holds the slopes within alpha's interval. Raises ValueError when `measure` was not measured.
     """
     if measure not in set(arms["measure"]):
         raise ValueError(f"proof.drawn: {measure} was not measured; there are {', '.join(arms['measure'].unique())}")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(1.5, 1))
+    # One size has no slope.
+    fits = summary["alpha"] is not None
+    figure, panels = plt.subplots(1, 1 + fits, figsize=(5.4 + 3.6 * fits, 3.6), width_ratios=(1.5, 1)[: 1 + fits], squeeze=False)
+    left = panels[0, 0]
     part = _together(arms[arms["measure"] == measure])
-    for number, (arm, color) in enumerate(ARM_COLORS.items()):
+    drawn = [arm for arm in ARM_COLORS if arm in set(part["arm"])]
+    for number, arm in enumerate(drawn):
         line = part[part["arm"] == arm].sort_values("n")
-        if len(line):
-            # A little apart, so that bars do not hide each other.
-            at = line["n"] * (1 + 0.015 * (number - 3))
-            errors = [line["value"] - line["low"], line["high"] - line["value"]]
-            left.errorbar(at, line["value"], errors, color=color, marker="o", markersize=4, capsize=2, label=arm)
+        # A little apart, so that bars do not hide each other.
+        at = line["n"] * (1 + 0.015 * (number - (len(drawn) - 1) / 2))
+        errors = [line["value"] - line["low"], line["high"] - line["value"]]
+        left.errorbar(at, line["value"], errors, color=ARM_COLORS[arm], marker="o", markersize=4, capsize=2, label=arm)
     for arm, style in (("base", ":"), ("seed", "--"), ("seed_broken", "-.")):
         for value in part.loc[part["arm"] == arm, "value"]:
             left.axhline(value, color="black", linewidth=1, linestyle=style, label=arm)
     left.set(xlabel="candidates added", ylabel=_with_unit(measure), xscale="log", title=f"quality against quantity, n = {summary['n_heldout']} pairs")
     sizes = sorted(part["n"].unique())
-    left.set_xticks([n for n in sizes if n], [str(n) for n in sizes if n])
+    added = [n for n in sizes if n]
+    left.set_xticks(added, [str(n) for n in added])
+    if added:
+        left.set_xlim(added[0] / 1.25, added[-1] * 1.25)
     left.minorticks_off()
+    if fits:
+        _scaling(panels[0, 1], arms, summary, sizes)
+    _legend(figure)
+    _save(figure, path)
+
+
+def _scaling(right: "Axes", arms: pd.DataFrame, summary: Row, sizes: list[int]) -> None:
     fitted = arms[(arms["measure"] == summary["fitted"]) & (arms["arm"] == "curated") & arms["n"].isin(sizes)]
     for _, points in fitted[fitted["seed"] != "all"].groupby("seed"):
         right.plot(points["n"], points["value"], "o", color=KEPT, markersize=3, alpha=0.6)
-    if summary["alpha"] is not None:
-        # Back to the sign and unit of the measure itself.
-        unit = (-1 if summary["fitted"].endswith("loss") else 1) / (100 if "win_rate" in summary["fitted"] else 1)
-        n = np.linspace(fitted["n"].min(), fitted["n"].max(), 50)
-        away = np.log(n) - np.log(sorted(fitted["n"].unique())).mean()
-        middle = unit * (summary["alpha"] * np.log(sorted(fitted["n"].unique())).mean() + summary["constant"])
-        right.plot(n, middle + unit * summary["alpha"] * away, color=KEPT)
-        right.fill_between(n, middle + unit * summary["alpha_low"] * away, middle + unit * summary["alpha_high"] * away, color=KEPT, alpha=0.2)
+    # Back to the sign and unit of the measure itself.
+    unit = (-1 if summary["fitted"].endswith("loss") else 1) / (100 if "win_rate" in summary["fitted"] else 1)
+    n = np.linspace(fitted["n"].min(), fitted["n"].max(), 50)
+    away = np.log(n) - np.log(sorted(fitted["n"].unique())).mean()
+    middle = unit * (summary["alpha"] * np.log(sorted(fitted["n"].unique())).mean() + summary["constant"])
+    right.plot(n, middle + unit * summary["alpha"] * away, color=KEPT)
+    right.fill_between(n, middle + unit * summary["alpha_low"] * away, middle + unit * summary["alpha_high"] * away, color=KEPT, alpha=0.2)
     right.set(xlabel="curated candidates", ylabel=_with_unit(summary["fitted"]), xscale="log", title=f"scaling fit, {summary['seeds']} training seeds")
     right.set_xticks(sorted(fitted["n"].unique()), [str(n) for n in sorted(fitted["n"].unique())])
     right.minorticks_off()
-    _legend(figure)
-    _save(figure, path)
 
 
 def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
@@ -339,9 +352,13 @@ def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
     """
     measures = summary["admitted"] or [summary["measure"]]
     names = list(dict.fromkeys(compared["comparison"]))[::-1]
-    figure, panels = plt.subplots(1, len(measures), figsize=(2.2 + 2.4 * len(measures), 0.35 * len(names) + 1.6), sharey=True, squeeze=False)
+    columns = min(3, len(measures))
+    rows = math.ceil(len(measures) / columns)
+    figure, panels = plt.subplots(rows, columns, figsize=(2.2 + 2.4 * columns, rows * (0.3 * len(names) + 1.1) + 0.4), sharey=True, squeeze=False)
     labels = [" against ".join(summary["controls"] if name == "oracle_vs_broken" else name.split("_vs_")) for name in names]
-    for axes, measure in zip(panels[0], measures, strict=True):
+    for axes in panels.flat[len(measures) :]:
+        axes.set_visible(False)
+    for axes, measure in zip(panels.flat, measures, strict=False):
         part = compared[compared["measure"] == measure].set_index("comparison")
         for at, name in enumerate(names):
             if name in part.index:
