@@ -130,6 +130,17 @@ def test_the_model_learns_to_stop(tiny, template, tmp_path):
     assert (completion.text, completion.finish_reason) == ("Why?", "stop")
 
 
+def test_the_output_layer_sees_completions_alone(tiny, template, tmp_path, monkeypatch):
+    """On a CPU too, where trl would have it see prompts and padding."""
+    from trl.trainer.utils import _ChunkedLogProbFunction as head
+
+    seen, plain = [], head.apply
+    monkeypatch.setattr(head, "apply", lambda hidden, *args: (seen.append(len(hidden)), plain(hidden, *args))[1])
+    run(tiny, template, tmp_path, heldout=[], epochs=1)
+    rows = training.encode(reverse(PAIRS, PROMPT), template, SETTINGS["max_tokens"])[0]
+    assert sum(seen) == sum(label != -100 for row in rows for label in row["labels"])
+
+
 def test_long_examples_are_dropped_and_never_cut(tiny, template, tmp_path):
     long = pair(99, response="too long " * 400)
     examples = reverse([*PAIRS, long], PROMPT)

@@ -214,7 +214,11 @@ def fit(
     from transformers import PrinterCallback, TrainerCallback, set_seed
     from transformers.trainer_pt_utils import LengthGroupedSampler
     from trl import SFTConfig, SFTTrainer, pack_dataset
+    from trl.trainer import utils as heads
 
+    # Where there is no Triton, trl has the output layer score prompts and padding as well, and throws that away: nine
+    # tokens in ten of an example of the backward model.
+    heads._use_triton = lambda device: True
     models.keep_memory()
     set_seed(random_seed)
     dtype, lora = models.resolve_dtype(settings["dtype"]), settings["lora"]
