@@ -317,31 +317,32 @@ def quality(arms: pd.DataFrame, summary: Row, measure: str, path: str | Path) ->
         for value in part.loc[part["arm"] == arm, "value"]:
             left.axhline(value, color="black", linewidth=1, linestyle=style, label=arm)
     left.set(xlabel="candidates added", ylabel=_with_unit(measure), xscale="log", title=f"quality against quantity, n = {summary['n_heldout']} pairs")
-    sizes = sorted(part["n"].unique())
-    added = [n for n in sizes if n]
-    left.set_xticks(added, [str(n) for n in added])
-    if added:
-        left.set_xlim(added[0] / 1.25, added[-1] * 1.25)
+    sizes = sorted(n for n in part["n"].unique() if n)
+    left.set_xticks(sizes, [str(n) for n in sizes])
+    if sizes:
+        left.set_xlim(sizes[0] / 1.25, sizes[-1] * 1.25)
     left.minorticks_off()
     if fits:
-        _scaling(panels[0, 1], arms, summary, sizes)
+        _scaling(panels[0, 1], arms, summary)
     _legend(figure)
     _save(figure, path)
 
 
-def _scaling(right: "Axes", arms: pd.DataFrame, summary: Row, sizes: list[int]) -> None:
-    fitted = arms[(arms["measure"] == summary["fitted"]) & (arms["arm"] == "curated") & arms["n"].isin(sizes)]
-    for _, points in fitted[fitted["seed"] != "all"].groupby("seed"):
-        right.plot(points["n"], points["value"], "o", color=KEPT, markersize=3, alpha=0.6)
+def _scaling(right: "Axes", arms: pd.DataFrame, summary: Row) -> None:
+    """The fit over the sizes of `curated`, and each training seed's values."""
+    fitted = arms[(arms["measure"] == summary["fitted"]) & (arms["arm"] == "curated") & (arms["seed"] != "all")]
+    right.plot(fitted["n"], fitted["value"], "o", color=KEPT, markersize=3, alpha=0.6)
+    sizes = sorted(fitted["n"].unique())
     # Back to the sign and unit of the measure itself.
     unit = (-1 if summary["fitted"].endswith("loss") else 1) / (100 if "win_rate" in summary["fitted"] else 1)
-    n = np.linspace(fitted["n"].min(), fitted["n"].max(), 50)
-    away = np.log(n) - np.log(sorted(fitted["n"].unique())).mean()
-    middle = unit * (summary["alpha"] * np.log(sorted(fitted["n"].unique())).mean() + summary["constant"])
+    n = np.linspace(sizes[0], sizes[-1], 50)
+    center = np.log(sizes).mean()
+    away = np.log(n) - center
+    middle = unit * (summary["alpha"] * center + summary["constant"])
     right.plot(n, middle + unit * summary["alpha"] * away, color=KEPT)
     right.fill_between(n, middle + unit * summary["alpha_low"] * away, middle + unit * summary["alpha_high"] * away, color=KEPT, alpha=0.2)
     right.set(xlabel="curated candidates", ylabel=_with_unit(summary["fitted"]), xscale="log", title=f"scaling fit, {summary['seeds']} training seeds")
-    right.set_xticks(sorted(fitted["n"].unique()), [str(n) for n in sorted(fitted["n"].unique())])
+    right.set_xticks(sizes, [str(n) for n in sizes])
     right.minorticks_off()
 
 
