@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -64,6 +64,19 @@ def _save(figure: "Figure", path: str | Path) -> None:
     plt.close(figure)
 
 
+def _panels(count: int, most: int, panel: tuple[float, float], margin: tuple[float, float], **options: Any) -> tuple["Figure", list["Axes"]]:
+    """A figure of `count` panels, at most `most` beside each other; sizes in inches, `margin` what the figure has beside its panels."""
+    columns = min(most, count)
+    rows = math.ceil(count / columns)
+    size = (panel[0] * columns + margin[0], panel[1] * rows + margin[1])
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+    for at in range(count, axes.size):
+        axes.flat[at].set_visible(False)
+        # The panel above is the last one of its column, which has the numbers where columns share them.
+        axes.flat[at - columns].tick_params(labelbottom=True)
+    return figure, list(axes.flat[:count])
+
+
 def _legend(figure: "Figure") -> None:
     """One legend below all panels, which share their colours."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -92,15 +105,11 @@ def scores(rated: list[Row], kept: set[str], signal: str, path: str | Path) -> N
     table = pd.DataFrame(rated)
     chosen = table["id"].isin(kept)
     names = [name for name in SIGNAL_LABELS if table[name].notna().any()]
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure, all_axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows + 0.4), squeeze=False)
-    for axes in all_axes.flat[len(names) :]:
-        axes.set_visible(False)
-    for axes, name in zip(all_axes.flat, names, strict=False):
+    figure, panels = _panels(len(names), 3, (3.2, 2.6), (0, 0.4))
+    for axes, name in zip(panels, names, strict=True):
         values, label = table[name], SIGNAL_LABELS[name]
         bins = np.linspace(1, 5, 33) if name.startswith("rating") else np.histogram_bin_edges(values.dropna(), 30)
-        axes.hist([values[chosen], values[~chosen]], bins=bins, stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
+        axes.hist([values[chosen], values[~chosen]], bins=list(bins), stacked=True, color=[KEPT, DROPPED], label=["kept", "dropped"])
         axes.set(xlabel=label, ylabel="candidates", title="decides what is kept" if name == signal else "")
         axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":", label="mean of all")
         axes.locator_params(axis="x", nbins=5)
@@ -177,12 +186,8 @@ def costs(table: pd.DataFrame, path: str | Path, most: int = 12) -> None:
 
 def training(histories: dict[str, pd.DataFrame], path: str | Path) -> None:
     """Training loss per step and held-out loss per epoch, one panel per model."""
-    columns = min(3, len(histories))
-    rows = -(-len(histories) // columns)
-    figure, all_axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.9 * rows + 0.4), squeeze=False)
-    for axes in all_axes.flat[len(histories) :]:
-        axes.set_visible(False)
-    for axes, (model, history) in zip(all_axes.flat, histories.items(), strict=False):
+    figure, panels = _panels(len(histories), 3, (3.4, 2.9), (0, 0.4))
+    for axes, (model, history) in zip(panels, histories.items(), strict=True):
         steps = history.dropna(subset=["loss"])
         heldout = history.dropna(subset=["heldout_loss"])
         axes.plot(steps["step"], steps["loss"], color=KEPT, alpha=0.35, label="training, per step")
@@ -199,10 +204,8 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
     """AUROC of each signal per kind of bad pair (see `audit.aurocs`), with intervals; one panel per kind."""
     kinds = list(table["kind"].unique())
     signals = list(table["signal"].unique())[::-1]
-    columns = min(4, len(kinds))
-    rows = -(-len(kinds) // columns)
-    figure, all_axes = plt.subplots(rows, columns, figsize=(2.3 * columns + 1.2, rows * (0.27 * len(signals) + 0.9)), sharex=True, sharey=True, squeeze=False)
-    for axes, kind in zip(all_axes.flat, kinds, strict=False):
+    figure, panels = _panels(len(kinds), 4, (2.3, 0.27 * len(signals) + 0.9), (1.2, 0), sharex=True, sharey=True)
+    for axes, kind in zip(panels, kinds, strict=True):
         part = table[table["kind"] == kind].set_index("signal").reindex(signals)
         for at, (name, line) in enumerate(part.iterrows()):
             color = "black" if name == "length" else LINE if name == verdict["signal"] else KEPT
@@ -210,10 +213,6 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
             axes.plot(line["auroc"], at, "o", color=color, markersize=4, clip_on=False)
         axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
         axes.set(title=f"{kind.replace('_', ' ')}, n = {part['n'].max():.0f}", xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), yticks=range(len(signals)), yticklabels=signals)
-    for at in range(len(kinds), all_axes.size):
-        all_axes.flat[at].set_visible(False)
-        # The panel above is the last one of its column, which has the numbers.
-        all_axes.flat[at - columns].tick_params(labelbottom=True)
     figure.supxlabel("AUROC, 95 % interval; green decides what is kept, black is length alone, dotted is chance", fontsize=8)
     _save(figure, path)
 
@@ -353,13 +352,9 @@ def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
     """
     measures = summary["admitted"] or [summary["measure"]]
     names = list(dict.fromkeys(compared["comparison"]))[::-1]
-    columns = min(3, len(measures))
-    rows = math.ceil(len(measures) / columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(2.2 + 2.4 * columns, rows * (0.3 * len(names) + 1.1) + 0.4), sharey=True, squeeze=False)
+    figure, panels = _panels(len(measures), 3, (2.4, 0.3 * len(names) + 1.1), (2.2, 0.4), sharey=True)
     labels = [" against ".join(summary["controls"] if name == "oracle_vs_broken" else name.split("_vs_")) for name in names]
-    for axes in panels.flat[len(measures) :]:
-        axes.set_visible(False)
-    for axes, measure in zip(panels.flat, measures, strict=False):
+    for axes, measure in zip(panels, measures, strict=True):
         part = compared[compared["measure"] == measure].set_index("comparison")
         for at, name in enumerate(names):
             if name in part.index:
