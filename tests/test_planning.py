@@ -127,6 +127,23 @@ def test_local_rows_and_tokens_are_counted(tmp_path, tiny):
     assert any(f"28 cells: about {tokens[0]} tokens trained on, at most {tokens[1]} read" in note for note in plan.notes), plan.notes
 
 
+def test_seed_pairs_that_the_run_drops_are_not_planned_with(tmp_path, tiny):
+    config = local(tmp_path, tiny)
+    (source,) = config["seed"]["sources"]
+    german = pair(41, "Warum ist der Himmel am Tag so blau?", "Weil die Luft das blaue Licht stärker streut als das rote.")
+    asked = pair(42, "Which of the seven old bridges of this town was built by the monks?")
+    pairs = [pair(n, response=f"The number {n} comes after {n - 1}, and it is a whole number.") for n in range(1, 41)]
+    write_jsonl([*pairs, pairs[0], german, asked], source["path"])
+    write_jsonl([{"text": asked["instruction"]}], tmp_path / "prompts.jsonl")
+    source["language"] = "en"
+    config["decontamination"]["prompts"] = [{**source, "path": str(tmp_path / "prompts.jsonl"), "columns": {"text": "text"}}]
+    jobs = {job.rule: job for job in planning.plan(config, ROOT).jobs}
+    assert jobs["train_backward"].rows == 30
+    source["language"] = "fi"
+    with pytest.raises(planning.PlanError, match=r"seed\.sources: no pair is left that can be used"):
+        planning.plan(config, ROOT)
+
+
 def test_hours_come_from_an_earlier_run(tmp_path, tiny):
     config = local(tmp_path, tiny)
     assert all(job.hours is None for job in planning.plan(config, tmp_path).jobs)

@@ -8,13 +8,15 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from backtranslation import grid, segments, sources
+from backtranslation.decontamination import protect, screen
 from backtranslation.engines import piece_tokens
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
@@ -263,17 +265,8 @@ class Counter:
         return math.ceil(len(text) / CHARS_PER_TOKEN)
 
 
-def _readable(source: Row, roles: dict[str, str]) -> Iterator[sources.Text]:
-    for _, _, text in itertools.islice(sources.texts(source, roles), LOOKED_AT):
-        if isinstance(text, sources.Text):
-            yield text
-
-
-def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str], filters: Row | None = None) -> Text:
-    """Rows of a source, cut and filtered where `filters` are given, with their lengths; of a hub data set what is known of it, which goes to `notes`.
-
-    Raises SourceError when a local source cannot be read.
-    """
+def look(source: Row, count: Counter, notes: list[str], usable: Callable[[], list[sources.Text]]) -> Text:
+    """What is `usable` of a source that is on this machine, with its lengths; of a hub data set what is known of it, which goes to `notes`."""
     if "hub" in source:
         rows = source.get("rows") or KNOWN_ROWS.get((source["hub"], source["split"]))
         if rows is None:
@@ -283,20 +276,34 @@ def look(source: Row, roles: dict[str, str], count: Counter, notes: list[str], f
             f"{ASSUMED_TOKENS['response']} for a response; rows of several turns, which are dropped, are among them"
         )
         return Text(rows, [(ASSUMED_TOKENS["instruction"], ASSUMED_TOKENS["response"])])
-    found = list(_readable(source, roles))
-    if filters is not None:
-        # Languages are not looked at: that takes longer than all the rest.
-        settings = {**source, "language": None}
-        same: Row = {"source": "", "licence": None, "stratum": None, "source_number": 0, "settings": settings}
-        documents = [
-            {**same, "row": n, "text": text.response, "true_instruction": text.instruction} for n, text in enumerate(found)
-        ]
-        kept = segments.segment(documents, {**filters, **(source.get("filters") or {}), "licences": None})[1]
-        found = [sources.Text(row["true_instruction"], row["text"]) for row in kept]
-    lengths = [(count(text.instruction), count(text.response)) for text in found]
+    lengths = [(count(text.instruction), count(text.response)) for text in usable()]
+    return Text(len(lengths), lengths)
+
+
+def seed_pairs(source: Row, decontamination: Row) -> list[sources.Text]:
+    """The pairs of a seed source as `ingest_seed` keeps them, but for prompts of the hub that they are held against there.
+
+    Raises SourceError when it cannot be read.
+    """
+    prompts = [prompt for prompt in decontamination["prompts"] if "hub" not in prompt]
+    pairs = screen(sources.read_seed([source])[0], protect(prompts, [], decontamination["words"]), "ingest")[0]
+    return [sources.Text(pair["instruction"], pair["response"]) for pair in pairs]
+
+
+def corpus_segments(source: Row, filters: Row, notes: list[str]) -> list[sources.Text]:
+    """The segments of the first rows of a source of the corpus, cut and filtered.
+
+    Raises SourceError when it cannot be read.
+    """
+    found = list(itertools.islice(sources.texts(source, sources.CORPUS_ROLES), LOOKED_AT))
     if len(found) >= LOOKED_AT:
         notes.append(f"{sources.name_of(source)}: the first {LOOKED_AT} rows were looked at; there may be more")
-    return Text(len(lengths), lengths)
+    # Languages are not looked at: that takes longer than all the rest.
+    same: Row = {"source": "", "licence": None, "stratum": None, "source_number": 0, "settings": {**source, "language": None}}
+    readable = [text for _, _, text in found if isinstance(text, sources.Text)]
+    documents = [{**same, "row": n, "text": text.response, "true_instruction": text.instruction} for n, text in enumerate(readable)]
+    kept = segments.segment(documents, {**filters, **(source.get("filters") or {}), "licences": None})[1]
+    return [sources.Text(row["true_instruction"], row["text"]) for row in kept]
 
 
 # --- the plan ---
@@ -401,10 +408,13 @@ def _width(dtype: str, gpu: bool) -> int:
 
 def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     """Rows and tokens of every rule that holds a model."""
-    seed = [look(source, sources.SEED_ROLES, count, notes) for source in config["seed"]["sources"]]
-    corpus = [look(source, sources.CORPUS_ROLES, count, notes, config["corpus"]["filters"]) for source in config["corpus"]["sources"]]
+    seed = [look(source, count, notes, partial(seed_pairs, source, config["decontamination"])) for source in config["seed"]["sources"]]
+    filters = config["corpus"]["filters"]
+    corpus = [look(source, count, notes, partial(corpus_segments, source, filters, notes)) for source in config["corpus"]["sources"]]
     training, generation, judge = config["training"], config["generation"], config["judge"]
     pairs, available = sum(text.rows for text in seed), sum(text.rows for text in corpus)
+    if not pairs:
+        raise PlanError("seed.sources: no pair is left that can be used")
     heldout = round(pairs * config["seed"]["heldout"])
     asked, answered = np.array([length for text in seed for length in text.lengths]).mean(0)
     lengths = np.array([response for text in corpus for _, response in text.lengths])
