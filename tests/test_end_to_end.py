@@ -29,7 +29,7 @@ SMALL = {
     "curation": {"iterations": 2, "keep": {"signal": "combination", "rule": "top_fraction", "value": 0.5}},
     "report": {"examples": 2, "labelling": 6},
 }
-RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "small.yaml"]
+RUN = ["--cores", "1", "--resources", "gpu=1", "--configfile", "small.yaml"]
 
 
 @pytest.fixture(scope="module")

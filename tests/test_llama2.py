@@ -136,7 +136,7 @@ def folder(miniature, tmp_path_factory):
     return folder
 
 
-RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "my.yaml"]
+RUN = ["--cores", "1", "--resources", "gpu=1", "--configfile", "my.yaml"]
 
 
 @pytest.fixture(scope="module")

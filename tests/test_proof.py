@@ -18,7 +18,7 @@ from backtranslation.judge import JudgeError
 from backtranslation.records import row_id
 
 TAGS = {"seed": "as an assistant", "augmented": "from the web"}
-RUN = ["--cores", "2", "--resources", "gpu=1", "--configfile", "proved.yaml"]
+RUN = ["--cores", "1", "--resources", "gpu=1", "--configfile", "proved.yaml"]
 TRAIN = [pair(n) for n in range(1, 7)]
 
 
