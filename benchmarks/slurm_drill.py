@@ -69,9 +69,13 @@ def lose_node(cluster: Path, job: str, node: str) -> None:
     scontrol("update", f"nodename={node}", "state=down", "reason=drill")
     time.sleep(5)
     subprocess.run([slurm_cluster.SCRIPT, "start", cluster, node], check=True)
-    # SLURM takes it back by itself when its daemon is quick, and then refuses this.
-    if "State=DOWN" in scontrol("show", "node", node):
-        scontrol("update", f"nodename={node}", "state=resume")
+
+    def back() -> bool:
+        # SLURM may take it back by itself at any moment, and refuses this from then on.
+        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], capture_output=True)
+        return "State=DOWN" not in scontrol("show", "node", node)
+
+    wait_for("the node", back)
 
 
 def exceed_time(cluster: Path, job: str, node: str) -> None:
