@@ -329,6 +329,8 @@ def test_a_damaged_file_in_a_source_is_no_end_but_a_source_of_damage_is(snakemak
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text(made(1))
     (tmp_path / "in" / "b.zip").write_bytes(b"no zip")
+    for name in ("c.pdf", "d.pdf", "LICENSE"):
+        (tmp_path / "in" / name).write_text("passed over")
     config = {"name": "bad", "corpus": {"sources": [{"path": "in"}], "token_quantiles": None, "sample": 1.0}}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     arguments = ["results/bad/corpus/sample.parquet", "--cores", "1", "--configfile", "my.yaml"]
@@ -336,6 +338,7 @@ def test_a_damaged_file_in_a_source_is_no_end_but_a_source_of_damage_is(snakemak
     assert code == 0, printed
     dropped = read(tmp_path / "results" / "bad" / "corpus" / "dropped.parquet")
     assert [(row["source"], row["reason"]) for row in dropped] == [("in/b.zip", "unreadable")]
+    assert "WARNING: in: 3 files of kinds that are not read were passed over (.pdf 2, no suffix 1)" in printed
     (tmp_path / "in" / "a.txt").write_bytes(b"\0" * 500)
     code, printed = snakemake(*arguments)
     assert code != 0 and re.search(r"^ERROR: in: no row could be read; in/a\.txt: more control characters", printed, re.MULTILINE), printed

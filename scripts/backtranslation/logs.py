@@ -93,6 +93,13 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
     logger.info("done in %.1f s%s%s", time.monotonic() - started, inside, counted)
 
 
+def warn(sentence: str) -> None:
+    """Say what the user should know, in the log and on the terminal."""
+    logger.warning("WARNING: %s", sentence)
+    for terminal in _terminals:
+        print(f"WARNING: {sentence}", file=terminal, flush=True)
+
+
 class Progress:
     """Logs rows done, rate and time left, at most every `every` seconds; the terminal gets a line at most every `shown`."""
 

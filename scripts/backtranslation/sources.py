@@ -9,6 +9,7 @@ file goes to the ledger.
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,8 +77,7 @@ def files_of(source: Row) -> list[Path]:
     path = Path(source["path"])
     known = ", ".join(readers.SUFFIXES)
     if path.is_dir():
-        below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names if readers.kind_of(name))
-        if files := sorted(file for file in below if file.is_file()):
+        if files := sorted(file for file in _below(path) if readers.kind_of(file)):
             return files
         raise SourceError(f"{path}: this folder holds no file of a known kind ({known})")
     if "*" in str(path) and not path.exists():
@@ -95,6 +95,18 @@ def files_of(source: Row) -> list[Path]:
     if not readers.kind_of(path):
         raise SourceError(f"{path}: unknown kind of file; expected one of {known}, or a folder of such files")
     return [path]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    every = (Path(inner, name) for inner, _, names in os.walk(folder) for name in names)
+    return (file for file in every if file.is_file())
+
+
+def unknown_kinds(source: Row) -> Counter[str]:
+    """How many files that nothing here reads lie below the folder of a source, by suffix; none where it is no folder."""
+    if "path" not in source:
+        return Counter()
+    return Counter(file.suffix for file in _below(Path(source["path"])) if not readers.kind_of(file))
 
 
 def parts(sources: list[Row], part_mb: float) -> list[list[tuple[int, Row, list[str]]]]:
