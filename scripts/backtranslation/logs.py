@@ -96,8 +96,12 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
 def warn(sentence: str) -> None:
     """Say what the user should know, in the log and on the terminal."""
     logger.warning("WARNING: %s", sentence)
+    _show(f"WARNING: {sentence}")
+
+
+def _show(line: str) -> None:
     for terminal in _terminals:
-        print(f"WARNING: {sentence}", file=terminal, flush=True)
+        print(line, file=terminal, flush=True)
 
 
 class Progress:
@@ -128,5 +132,4 @@ class Progress:
         # What the first rows take says little, since models begin slowly.
         if now - self.last_shown >= self.shown and 20 * self.fresh >= self.total:
             self.last_shown = now
-            for terminal in _terminals:
-                print(f"  {self.what}: {self.done} of {self.total}, {left}", file=terminal, flush=True)
+            _show(f"  {self.what}: {self.done} of {self.total}, {left}")

@@ -8,9 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -265,28 +263,29 @@ class Counter:
         return math.ceil(len(text) / CHARS_PER_TOKEN)
 
 
-def look(source: Row, count: Counter, notes: list[str], usable: Callable[[], list[sources.Text]]) -> Text:
-    """What is `usable` of a source that is on this machine, with its lengths; of a hub data set what is known of it, which goes to `notes`."""
-    if "hub" in source:
-        rows = source.get("rows") or KNOWN_ROWS.get((source["hub"], source["split"]))
-        if rows is None:
-            raise PlanError(f"{source['hub']}: nothing is known of this data set; say how many rows it has with rows")
-        notes.append(
-            f"{source['hub']}: {rows} rows are assumed, {ASSUMED_TOKENS['instruction']} tokens for an instruction and "
-            f"{ASSUMED_TOKENS['response']} for a response; rows of several turns, which are dropped, are among them"
-        )
-        return Text(rows, [(ASSUMED_TOKENS["instruction"], ASSUMED_TOKENS["response"])])
-    lengths = [(count(text.instruction), count(text.response)) for text in usable()]
-    return Text(len(lengths), lengths)
+def assumed(source: Row, notes: list[str]) -> Text:
+    """What is known of a hub data set; that it is no more than assumed goes to `notes`."""
+    rows = source.get("rows") or KNOWN_ROWS.get((source["hub"], source["split"]))
+    if rows is None:
+        raise PlanError(f"{source['hub']}: nothing is known of this data set; say how many rows it has with rows")
+    notes.append(
+        f"{source['hub']}: {rows} rows are assumed, {ASSUMED_TOKENS['instruction']} tokens for an instruction and "
+        f"{ASSUMED_TOKENS['response']} for a response; rows of several turns, which are dropped, are among them"
+    )
+    return Text(rows, [(ASSUMED_TOKENS["instruction"], ASSUMED_TOKENS["response"])])
 
 
-def seed_pairs(source: Row, decontamination: Row) -> list[sources.Text]:
-    """The pairs of a seed source as `ingest_seed` keeps them, but for prompts of the hub that they are held against there.
+def counted(found: list[sources.Text], count: Counter) -> Text:
+    return Text(len(found), [(count(text.instruction), count(text.response)) for text in found])
 
-    Raises SourceError when it cannot be read.
+
+def seed_pairs(local: list[Row], decontamination: Row) -> list[sources.Text]:
+    """The pairs of seed sources on this machine as `ingest_seed` keeps them, but for prompts of the hub that they are held against there.
+
+    Raises SourceError when one cannot be read.
     """
     prompts = [prompt for prompt in decontamination["prompts"] if "hub" not in prompt]
-    pairs = screen(sources.read_seed([source])[0], protect(prompts, [], decontamination["words"]), "ingest")[0]
+    pairs = screen(sources.read_seed(local)[0], protect(prompts, [], decontamination["words"]), "ingest")[0]
     return [sources.Text(pair["instruction"], pair["response"]) for pair in pairs]
 
 
@@ -408,9 +407,13 @@ def _width(dtype: str, gpu: bool) -> int:
 
 def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
     """Rows and tokens of every rule that holds a model."""
-    seed = [look(source, count, notes, partial(seed_pairs, source, config["decontamination"])) for source in config["seed"]["sources"]]
-    filters = config["corpus"]["filters"]
-    corpus = [look(source, count, notes, partial(corpus_segments, source, filters, notes)) for source in config["corpus"]["sources"]]
+    local = [source for source in config["seed"]["sources"] if "hub" not in source]
+    seed = [assumed(source, notes) for source in config["seed"]["sources"] if "hub" in source]
+    seed.append(counted(seed_pairs(local, config["decontamination"]), count))
+    corpus = [
+        assumed(source, notes) if "hub" in source else counted(corpus_segments(source, config["corpus"]["filters"], notes), count)
+        for source in config["corpus"]["sources"]
+    ]
     training, generation, judge = config["training"], config["generation"], config["judge"]
     pairs, available = sum(text.rows for text in seed), sum(text.rows for text in corpus)
     if not pairs:

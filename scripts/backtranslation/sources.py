@@ -77,7 +77,7 @@ def files_of(source: Row) -> list[Path]:
     path = Path(source["path"])
     known = ", ".join(readers.SUFFIXES)
     if path.is_dir():
-        if files := sorted(file for file in _below(path) if readers.kind_of(file)):
+        if files := sorted(file for file in _below(path) if readers.kind_of(file) and file.is_file()):
             return files
         raise SourceError(f"{path}: this folder holds no file of a known kind ({known})")
     if "*" in str(path) and not path.exists():
@@ -98,15 +98,14 @@ def files_of(source: Row) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    every = (Path(inner, name) for inner, _, names in os.walk(folder) for name in names)
-    return (file for file in every if file.is_file())
+    return (Path(inner, name) for inner, _, names in os.walk(folder) for name in names)
 
 
 def unknown_kinds(source: Row) -> Counter[str]:
     """How many files that nothing here reads lie below the folder of a source, by suffix; none where it is no folder."""
     if "path" not in source:
         return Counter()
-    return Counter(file.suffix for file in _below(Path(source["path"])) if not readers.kind_of(file))
+    return Counter(file.suffix for file in _below(Path(source["path"])) if not readers.kind_of(file) and file.is_file())
 
 
 def parts(sources: list[Row], part_mb: float) -> list[list[tuple[int, Row, list[str]]]]:
