@@ -111,6 +111,7 @@ rule measure_arm:
         batch_tokens=config["generation"]["batch_tokens"],
         cell=cell_of,
         answers=config["proof"]["answers"],
+        answer_tokens=config["proof"]["answer_tokens"],
     message:
         "Measuring {wildcards.arm}, n {wildcards.n}, seed {wildcards.seed}"
     script:

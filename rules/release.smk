@@ -33,8 +33,8 @@ rule dataset_card:
     input:
         curated="<results>/curation/curated.parquet",
         funnel="<results>/report/funnel.tsv",
-        audit="<results>/audit/1/audit.json",
-        verdict="<results>/audit/1/verdict.json",
+        audit=chosen("<results>/audit/{iteration}/audit.json"),
+        verdict=chosen("<results>/audit/{iteration}/verdict.json"),
         manifest="<model>/manifest.json",
         code=library("cards", "logs"),
     output:
@@ -62,8 +62,8 @@ rule model_card:
         heldout="<results>/evaluation/heldout.tsv",
         training=chosen("<results>/forward/{iteration}/adapter/training.json"),
         merge="<results>/forward/model/merge.json",
-        audit="<results>/audit/1/audit.json",
-        verdict="<results>/audit/1/verdict.json",
+        audit=chosen("<results>/audit/{iteration}/audit.json"),
+        verdict=chosen("<results>/audit/{iteration}/verdict.json"),
         manifest="<model>/manifest.json",
         code=library("cards", "logs"),
     output:
@@ -80,6 +80,7 @@ rule model_card:
         runtime="30m",
     params:
         card=CARD,
+        best=best_iteration,
     message:
         "Writing the card of the forward model"
     script:

@@ -55,6 +55,7 @@ rule report_funnel:
     params:
         candidates=config["generation"]["candidates"],
         signal=config["curation"]["keep"]["signal"],
+        best=best_iteration,
     message:
         "Counting the rows through every stage"
     script:
@@ -342,8 +343,8 @@ rule report_setup:
 rule report_words:
     input:
         funnel="<results>/report/funnel.tsv",
-        audit="<results>/audit/1/audit.json",
-        verdict="<results>/audit/1/verdict.json",
+        audit=chosen("<results>/audit/{iteration}/audit.json"),
+        verdict=chosen("<results>/audit/{iteration}/verdict.json"),
         signals="<results>/report/signals.tsv",
         heldout="<results>/evaluation/heldout.tsv",
         round_trip="<results>/evaluation/round_trip.tsv",
@@ -373,6 +374,7 @@ rule report_words:
         runtime="30m",
     params:
         keep=config["curation"]["keep"],
+        best=best_iteration,
     message:
         "Putting the run into words"
     script:

@@ -9,7 +9,7 @@ with logs.job(snakemake.log[0], online=bool(snakemake.params.served)):
     else:
         pairs = [row for row in records.read(given.heldout) if row["set"] == "seed"]
         preferences = [
-            {"instruction": row["instruction"], "chosen": row["response"], "rejected": pairs[at - 1]["response"]}
+            {"instruction": row["instruction"], "chosen": row["response"], "rejected": records.other_of(pairs, at)["response"]}
             for at, row in enumerate(pairs)
         ]
     judge, identity = pairwise.load_judge(params.served, given.judge, params.template, params.batch_tokens, params.precision)

@@ -5,7 +5,9 @@ from backtranslation import logs, pairwise, proof, records
 
 def read(paths):
     texts = dict.fromkeys(["size", "seed", *snakemake.params.search], str)
-    return pd.concat([pd.read_csv(path, sep="\t", dtype=texts) for path in paths], ignore_index=True)
+    # The text null is a setting.
+    options = {"sep": "\t", "dtype": texts, "keep_default_na": False, "na_values": [""]}
+    return pd.concat([pd.read_csv(path, **options) for path in paths], ignore_index=True)
 
 
 with logs.job(snakemake.log[0]):
@@ -14,9 +16,9 @@ with logs.job(snakemake.log[0]):
     if given.wins:
         numbers = values[["arm", "size", "n"]].drop_duplicates()
         values = pd.concat([values, pairwise.win_rates(read(given.wins)).merge(numbers)], ignore_index=True)
-    values, settings = proof.tuned(values, snakemake.params.search, seed)
-    compared = proof.comparisons(values, seed)
     judge = records.read_json(given.judge) if given.judge else None
+    values, settings = proof.tuned(values, snakemake.params.search, seed, judge)
+    compared = proof.comparisons(values, seed)
     figures = proof.summary(values, compared, seed, judge)
     for sentence in figures["words"]:
         logs.logger.info("%s", sentence)

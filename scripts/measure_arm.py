@@ -15,7 +15,7 @@ with logs.job(snakemake.log[0]):
     work = records.WorkFile(Path(snakemake.output.values).parent / ".work", ["measure", *shape])
     values = proof.measure(pairs, engine, template, system, work)
     asked = [{"id": row["id"], "prompt": row["instruction"], "system": system} for row in pairs if row["set"] == "seed"][: params.answers]
-    answers = evaluation.answers(asked, engine, template, work, "answer") if asked else []
+    answers = evaluation.answers(asked, engine, template, work, "answer", params.answer_tokens) if asked else []
     added = sum(row["origin"] == "augmented" for row in records.read(given.examples))
     cell = {"size": params.cell["n"], **params.cell, "n": added}
     records.write_jsonl(

@@ -13,5 +13,6 @@ with logs.job(snakemake.log[0]):
         records.read_json(given.merge),
         records.read_json(given.audit),
         records.read_json(given.verdict),
+        snakemake.params.best,
     )
     records.write_text(str(card), snakemake.output.card)

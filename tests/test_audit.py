@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from conftest import pair
+from sklearn.metrics import roc_auc_score
 
 from backtranslation import audit, judge
 from backtranslation.engines import TransformersEngine
@@ -121,15 +122,47 @@ def test_combination_is_measured_on_pairs_it_was_not_fitted_on():
     """Noise in many signals would look like knowledge if it were measured on what it was fitted to."""
     rng = np.random.default_rng(1)
     noise = {name: (lambda row: rng.random()) for name in judge.DECIDING}
-    rows = judged(audit.pairs(HELDOUT, 40, 42), **noise)
-    weights, p = audit.fit(rows, 42)
-    label = np.array([row["label"] for row in rows])
+    apart, fitted = [], []
+    for _ in range(20):
+        rows = judged(audit.pairs(HELDOUT, 40, 42), **noise)
+        weights, p = audit.fit(rows, 42)
+        label = np.array([row["label"] for row in rows])
+        apart.append(roc_auc_score(label, p))
+        fitted.append(roc_auc_score(label, judge.combine(rows, weights)))
+    # Their standard deviation is about 0.12.
+    assert np.mean(apart) < 0.58 and np.mean(fitted) > 0.65
 
-    def of(p):
-        names = [row["pair"] for row in rows]
-        return audit.auroc(p[label == 1], p[label == 0], names[::7], [n for n, one in zip(names, label, strict=True) if not one], 42)["auroc"]
 
-    assert of(p) < 0.65 < of(judge.combine(rows, weights)) + 0.1
+@pytest.mark.parametrize("good", [2, 3, 17, 18])
+def test_few_labels_of_one_kind_are_enough(good):
+    """Twenty instructions with one label each: both kinds are in every part that the combination is fitted on."""
+    rows = judged([{"pair": str(n), "kind": "response", "label": int(n < good), "length": 1.0} for n in range(20)], rating=lambda row: row["label"])
+    for random_seed in range(10):
+        assert roc_auc_score([row["label"] for row in rows], audit.fit(rows, random_seed)[1]) == 1
+    with pytest.raises(audit.AuditError, match=r"audit\.labels: at least two instructions are needed with good pairs, and two with bad ones"):
+        audit.fit(rows[good - 1 :], 42)
+
+
+def test_answers_to_one_instruction_are_no_fault_of_each_other(tiny, template, tmp_path):
+    same = [pair(n, WORDS[n // 2], f"Answer {n} to it is long enough to be cut.") for n in range(10)]
+    asks = {row["response"]: row["instruction"] for row in same}
+    for row in audit.pairs(same, 40, 42):
+        assert row["kind"] != "near_miss" or row["instruction"] != asks[row["text"]]
+        assert row["kind"] != "shuffled" or row["instruction"] != asks[row["text"]]
+    with pytest.raises(audit.AuditError, match="all held-out pairs have the same instruction"):
+        audit.pairs(same[:2], 40, 42)
+    # Of several good answers to one instruction one is injected into, else two rows would be one.
+    labels = [{"id": str(n), "pair": str(n // 5), "instruction": "x?", "text": "y" * n, "label": 1} for n in range(10)]
+    asked = judge.Judge(template, "Rate.\n{instruction}\n{response}\nScore it.", ["rating"], lambda: TransformersEngine(tiny, template.stop_id, dtype="float32"))
+    assert audit.injection(labels, asked, WorkFile(tmp_path, "x"))["pairs"] == 2
+
+
+def test_a_signal_without_any_value_fails_the_audit_instead_of_breaking_it():
+    rows = judged(audit.pairs(HELDOUT, 40, 42), rating=lambda row: row["label"])
+    figures = audit.summary(rows, audit.aurocs(rows, 42), 42)
+    assert audit.hold(figures, "rating_generated", 0.75, "warn")["value"] is None
+    with pytest.raises(audit.AuditError, match=r"rating_generated: AUROC no value \(floor 0\.75"):
+        audit.hold(figures, "rating_generated", 0.75, "stop")
 
 
 def test_injected_scores_are_measured_and_break_no_template(tiny, template, tmp_path):

@@ -48,8 +48,14 @@ def test_arms_are_trained_on_what_they_are_called():
     assert set(curated.values()) == {f"Question {n} of writer 1?" for n in (107, 108, 109)}
     assert set(of(made("single", 3), "augmented").values()) == {f"Question {n} of writer 0?" for n in (107, 108, 109)}
     assert of(made("augmented", 3), "augmented") == curated and not of(made("augmented", 3), "seed")
-    assert len(of(made("all"), "augmented")) == 10
+    assert len([row for row in made("all") if row["origin"] == "augmented"]) == 20
     assert set(of(made("a4"), "augmented").values()) == {"Question 109 of writer 1?"}
+    # Of two that are rated as high the better one; without its first candidate a segment is not single; random is not the best of two.
+    both = [{**row, "rating": 4.6} for row in rated()]
+    assert {row["instruction"] for row in arms.added("a5", None, both, "combination", 1)} == {f"Question {n} of writer 1?" for n in range(100, 110)}
+    assert len(arms.added("single", None, [row for row in both if row["instruction"] != "Question 104 of writer 0?"], "combination", 1)) == 9
+    drawn = arms.added("random", 10, both, "combination", 1)
+    assert len({row["segment"] for row in drawn}) == 10 and len({row["instruction"][-2] for row in drawn}) == 2
     with pytest.raises(arms.ArmError, match=r"proof\.arms: a5: no candidate is rated 4\.5 or more"):
         made("a5")
     with pytest.raises(arms.ArmError, match=r"proof\.sizes: 11 candidates are asked for, and there are 10 for the arm random"):
@@ -106,6 +112,15 @@ def test_no_pair_is_measured_that_an_arm_was_trained_on():
     for part in (seed, rest):
         said = {row["instruction"] for row in part}
         assert all(row["other"] in said and row["near"] in said and row["instruction"] not in (row["other"], row["near"]) for row in part)
+
+
+def test_pairs_that_ask_for_the_same_are_not_each_others_wrong_instructions():
+    sample = [segment(98, "x" * 400)]
+    asked = [pair(50, "Is this new?", "It is."), pair(51, "Is this new?", "Hardly."), pair(52, "And what else?", "A bridge.")]
+    kept, _ = arms.heldout(asked, TRAIN, [], sample, 12, 6, 42)
+    assert [(row["other"], row["near"]) for row in kept] == [("And what else?",) * 2] * 2 + [("Is this new?",) * 2]
+    with pytest.raises(arms.ArmError, match=r"of 2 held-out pairs, 0 of them .* not two that ask for different things .* raise seed\.heldout"):
+        arms.heldout(asked[:2], TRAIN, [], sample, 12, 6, 42)
 
 
 def test_contrast_is_what_the_instruction_adds(tiny, template):
@@ -170,6 +185,25 @@ def test_settings_are_chosen_on_pairs_that_they_are_not_measured_on():
     assert compared.loc[("seed_loss", "seed_vs_base"), "says"] == "no difference shown"
     halves = [set(found.loc[found["arm"] == "curated", "id"]), set(values["id"])]
     assert halves[0] == halves[1]
+
+
+def test_the_untouched_model_stays_where_win_rates_choose_the_settings():
+    """Nobody judges its answers against themselves, and of the pairs only some are answered."""
+    values = planted({**EFFECTS, "base": 0.0}, 0.05, sizes=("20",))
+    wins = planted({**EFFECTS, "oracle": 1.0}, 0.01, pairs=5, sizes=("20",)).query("measure == 'seed_loss' and arm != 'base'")
+    values = pd.concat([values, wins.assign(measure="seed_win_rate")], ignore_index=True)
+    good = {"low": 0.6, "on": "preferences of people", "agreement": 0.7, "high": 0.8, "n": 40, "always_longer": 0.5, "consistent": 0.9, "first": 0.5}
+    for search in ([], ["steps"]):
+        asked = values.assign(steps=np.where(values["arm"] == "base", "any", "8")) if search else values
+        found, tried = proof.tuned(asked, search, 42, good)
+        assert set(tried["measure"]) == {"seed_win_rate"} and len(found) == len(values)
+    assert proof.summary(values, proof.comparisons(values, 42), 42, good)["measure"] == "seed_win_rate"
+    # A judge that is not shown to agree with people chooses nothing.
+    bad = {**good, "agreement": 0.5, "low": 0.4}
+    assert set(proof.tuned(values, [], 42, bad)[1]["measure"]) == {"seed_loss"}
+    figures = proof.summary(values, proof.comparisons(values, 42), 42, bad)
+    assert (figures["measure"], figures["fitted"]) == ("seed_loss", "seed_loss") and "seed_win_rate" not in figures["admitted"]
+    assert "count for nothing" in figures["words"][-1]
 
 
 def test_without_a_search_every_value_counts():
@@ -267,6 +301,11 @@ def test_audit_of_the_pairwise_judge_sees_position_and_length(template):
     assert longer["first"] == pytest.approx(0.5)
     first = pairwise.audited(PREFERENCES, pairwise.ModelJudge(Reader(template, lambda place, text: -9 * place), template), 42)
     assert first["first"] > 0.99 and first["consistent"] == 0 and first["agreement"] == 0.5
+    undecided = pairwise.audited(PREFERENCES, pairwise.ModelJudge(Reader(template, lambda place, text: 0), template), 42)
+    assert (undecided["consistent"], undecided["agreement"]) == (0, 0.5)
+    # Preferences of one instruction say little more than one.
+    same = [{**row, "instruction": f"What is {n // 10}?"} for n, row in enumerate(PREFERENCES)]
+    assert pairwise.audited(same, pairwise.ModelJudge(Reader(template, lambda place, text: len(text)), template), 42)["low"] != longer["low"]
 
 
 def test_a_real_model_judges_alike_whoever_is_named_first(tiny, template):
@@ -360,7 +399,7 @@ def proved(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("proved")
     results = folder / "results" / "proved"
     model = {"kind": "path", "name": str(tiny), "revision": None, "file": None, "sha256": None, "template": "auto"}
-    grid = {"arms": ["base", "oracle"], "sizes": [4], "seeds": [1], "steps": 2, "search": {"learning_rate": [1e-4, 0.001]}, "corpus_pairs": 5, "answers": 2}
+    grid = {"arms": ["base", "oracle"], "sizes": [4], "seeds": [1], "steps": 2, "search": {"learning_rate": [1e-4, 0.001], "seed_share": [None]}, "corpus_pairs": 5, "answers": 2}
     config = {"name": "proved", "model": model, "proof": grid, "decontamination": {"words": 12}, "precision": {"dtype": "float32"}}
     (folder / "proved.yaml").write_text(yaml.safe_dump(config))
     # The model first, so that it is older than what is said to have been made with it.
@@ -389,7 +428,7 @@ def test_grid_runs_from_what_a_run_has_made(proved):
     assert set(arms_made["measure"]) == measured | {"seed_win_rate", "seed_win_rate_lc"}
     rates = arms_made[arms_made["measure"] == "seed_win_rate"]
     assert set(rates["arm"]) == {"oracle"} and rates["value"].between(0, 1).all()
-    trained = [records.read_json(path) for path in results.glob("proof/arm~oracle/n~4/seed~1/*/adapter/training.json")]
+    trained = [records.read_json(path) for path in results.glob("proof/arm~oracle/n~4/seed~1/*/*/adapter/training.json")]
     assert sorted((made["learning_rate"], made["steps"]) for made in trained) == [(1e-4, 2), (0.001, 2)]
     settings = pd.read_csv(results / "proof" / "settings.tsv", sep="\t")
     assert len(settings[settings["arm"] == "oracle"]) == 4 and settings.groupby(["arm", "chosen_on"])["chosen"].sum().eq(1).all()

@@ -137,9 +137,9 @@ def test_cards_say_the_numbers_of_the_run():
     for expected in ("3 pairs", "83", "42", "41", "30 pairs of which", "0.931", "0.604", "the best 50% of all candidates", TAG, "owner/base at revision 0123abc", "What is text 1?"):
         assert expected in text, expected
     training = {"examples": 201, "tokens": 45678, "steps": 51, "learning_rate": 0.001, "dtype": "bfloat16", "quantization": "nf4", "random_seed": 42}
-    card = cards.model(CONFIG, MANIFEST, licences, HELDOUT, training, {"merged_quantization": "nf4", "dtype": "bfloat16"}, AUDIT, {**VERDICT, "passed": False})
+    card = cards.model(CONFIG, MANIFEST, licences, HELDOUT, training, {"merged_quantization": "nf4", "dtype": "bfloat16"}, AUDIT, {**VERDICT, "passed": False}, 1)
     text = rendered(card)
-    for expected in ("201 examples", "45678 tokens", "51 steps", "0.001", "2.4575", "-0.2817", "does not reach the floor", f"Be an assistant. {TAG}"):
+    for expected in ("this is M_1", "201 examples", "45678 tokens", "51 steps", "0.001", "2.4575", "-0.2817", "does not reach the floor", f"Be an assistant. {TAG}"):
         assert expected in text, expected
     assert "2.1313" not in text and (card.data.base_model, card.data.license) == ("owner/base", "mit")
 

@@ -84,7 +84,7 @@ def test_words_say_what_the_tables_say(tmp_path):
     )
     spent = pd.DataFrame({"rule": ["train", "short"], "minutes": [2.0, 0.5], "memory_gb": [1.25, math.nan], "tokens_read": [5_000, math.nan], "tokens_written": [60, math.nan]})
     signals = pd.DataFrame({"signal": ["combination"], "mean": [0.4321], "mean_of_kept": [0.8765]})
-    found = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, heldout, trips, spent, EVIL)
+    found = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, heldout, trips, spent, EVIL, 1)
     words.page(found, tmp_path / "words.html")
     page = (tmp_path / "words.html").read_text()
     assert "<script" not in page and "<img" not in page and "default-src 'none'" in page
@@ -102,7 +102,13 @@ def test_words_say_what_the_tables_say(tmp_path):
         "2.5 minutes, those of train 2.0. The most memory was 1.2 GB, of train. Models read 5,000 tokens and wrote 60",
     ):
         assert said in shown, said
-    assert "M_0 minus" not in shown
+    assert "M_0 minus" not in shown and "judge of iteration" not in shown
+    # The run may end with another iteration than the last one.
+    later = pd.concat([heldout, pd.DataFrame([("M_2", "base", 9, 2.0, 2.3, 0.3, 0.2, 0.4)], columns=heldout.columns)])
+    ended = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, later, trips, spent, EVIL, 1)
+    assert ended["Is the model better?"] == found["Is the model better?"]
+    second = words.answers(funnel.funnel(stages), figures, verdict, signals, {"signal": "combination", "rule": "top_fraction", "value": 0.5}, later, trips, spent, EVIL, 2)
+    assert "M_2 minus that of base" in second["Is the model better?"][0] and "That is the judge of iteration 2" in second["Can the judge be trusted?"][1]
     files = [tmp_path / f"{question}.html" for question in range(1, 8)]
     words.paragraphs(found, files)
     # What the captions take in is the page's own text, and as harmless.

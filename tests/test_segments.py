@@ -124,6 +124,10 @@ def test_split_is_by_id_and_never_empty():
     train, heldout = segments.split(pairs, 0.2, 42)
     assert len(heldout) == 4 and not {r["id"] for r in train} & {r["id"] for r in heldout}
     assert {r["id"] for r in segments.split(pairs[::-1], 0.2, 42)[1]} == {r["id"] for r in heldout}
+    # What is asked of the held-out pairs is asked of no other.
+    twice = [{**row, "instruction": pairs[n // 2]["instruction"]} for n, row in enumerate(pairs)]
+    train, heldout = segments.split(twice, 0.2, 42)
+    assert len(train) + len(heldout) == len(pairs) and not {r["instruction"] for r in train} & {r["instruction"] for r in heldout}
     for share in (0.01, 0.99):
         with pytest.raises(ValueError, match=r"seed\.heldout: .* of 20 pairs leaves"):
             segments.split(pairs, share, 42)

@@ -6,8 +6,7 @@ from backtranslation import augment
 from backtranslation.decontamination import Protected
 from backtranslation.dedup import bigrams, words
 from backtranslation.grid import UNAUGMENTED
-from backtranslation.judge import best_of
-from backtranslation.records import Row, drop, row_id
+from backtranslation.records import Row, drop, first_of, other_of, row_id
 
 
 class ArmError(ValueError):
@@ -15,8 +14,8 @@ class ArmError(ValueError):
 
 
 def _shuffled(rows: list[Row]) -> list[Row]:
-    """The rows, each with the instruction of the one before; they come in a random order, so that is a random other."""
-    return [{**row, "instruction": rows[at - 1]["instruction"]} for at, row in enumerate(rows)]
+    """The rows, each with the instruction of one before; they come in a random order, so that is a random other."""
+    return [{**row, "instruction": other_of(rows, at)["instruction"]} for at, row in enumerate(rows)]
 
 
 def added(arm: str, n: int | None, rated: list[Row], signal: str, random_seed: int) -> list[Row]:
@@ -27,24 +26,23 @@ def added(arm: str, n: int | None, rated: list[Row], signal: str, random_seed: i
     """
     if arm in UNAUGMENTED:
         return []
-    if arm == "single":
-        first: dict[str, Row] = {}
-        for row in sorted(rated, key=lambda row: (row["id"] != row["segment"], row["id"])):
-            first.setdefault(row["segment"], row)
-        pool = list(first.values())
-    else:
-        pool = best_of(rated, signal)[0]
-    pool.sort(key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
-    if arm in ("a4", "a5"):
+    ranked = sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
+    if arm in ("random", "oracle", "broken"):
+        able = sorted((row for row in rated if arm == "random" or row["true_instruction"]), key=lambda row: row["id"])
+        drawn = [able[at] for at in np.random.default_rng(random_seed).permutation(len(able))]
+        pool = first_of(drawn, "segment")
+    elif arm == "all":
+        pool = ranked
+    elif arm == "single":
+        # The gate may have dropped the first of several candidates; then there is none for its segment.
+        pool = [row for row in ranked if row["id"] == row["segment"]]
+    elif arm in ("a4", "a5"):
         least = 4 if arm == "a4" else 4.5
-        pool = [row for row in pool if row["rating"] >= least]
+        pool = first_of((row for row in ranked if row["rating"] >= least), "segment")
         if not pool:
             raise ArmError(f"proof.arms: {arm}: no candidate is rated {least} or more; leave this arm out")
-    if arm in ("oracle", "broken"):
-        pool = [row for row in pool if row["true_instruction"]]
-    if arm in ("random", "oracle", "broken"):
-        pool.sort(key=lambda row: row["id"])
-        pool = [pool[at] for at in np.random.default_rng(random_seed).permutation(len(pool))]
+    else:
+        pool = first_of(ranked, "segment")
     if n is not None and len(pool) < n:
         known = " with a known true instruction" if arm in ("oracle", "broken") else ""
         raise ArmError(f"proof.sizes: {n} candidates are asked for, and there are {len(pool)}{known} for the arm {arm}")
@@ -81,9 +79,9 @@ def heldout(
     """(pairs to measure on, dropped): the held-out seed pairs, and true pairs of the corpus that were not drawn.
 
     Of the corpus at most `count`, as long as those drawn are, and only where it knows an instruction. A pair with `n`
-    words in a row in common with anything that an arm is trained on is dropped. Each pair has a `set`, seed or
-    corpus, and two wrong instructions of the same set: `other`, a random one, and `near`, the most alike in
-    words (Jaccard index).
+    words in a row in common with a text or an instruction of people that an arm is trained on is dropped. Each pair has a `set`,
+    seed or corpus, and two wrong instructions of the same set: `other`, a random one, and `near`, the most alike in
+    words (Jaccard index). A set in which all ask for the same is left out; raises ArmError when none is left.
     """
     drawn, lengths = {row["id"] for row in sample}, [len(row["text"]) for row in sample]
     left = [row for row in segments if row["true_instruction"] and row["id"] not in drawn and min(lengths) <= len(row["text"]) <= max(lengths)]
@@ -104,15 +102,18 @@ def heldout(
             else:
                 clean.append({"id": row_id(name, row["id"]), "set": name, **{side: row[side] for side in ("instruction", "response")}})
         kept += _with_wrong_instructions(clean)
+    if not kept:
+        raise ArmError(f"proof: of {len(pairs)} held-out pairs, {len(dropped)} of them like what arms are trained on, not two that ask for different things are left to measure on; raise seed.heldout")
     return kept, dropped
 
 
 def _with_wrong_instructions(rows: list[Row]) -> list[Row]:
-    if len(rows) < 2:
+    asked = [row["instruction"] for row in rows]
+    if len(set(asked)) < 2:
         return []
-    said = [set(words(row["instruction"])) for row in rows]
+    said = [set(words(text)) for text in asked]
     found = []
     for at, row in enumerate(rows):
-        alike = [len(said[at] & other) / len(said[at] | other or {""}) if to != at else -1.0 for to, other in enumerate(said)]
-        found.append({**row, "other": rows[at - 1]["instruction"], "near": rows[int(np.argmax(alike))]["instruction"]})
+        alike = [len(said[at] & other) / len(said[at] | other or {""}) if asked[to] != asked[at] else -1.0 for to, other in enumerate(said)]
+        found.append({**row, "other": other_of(rows, at)["instruction"], "near": asked[int(np.argmax(alike))]})
     return found

@@ -13,7 +13,7 @@ import pandas as pd
 
 from backtranslation.judge import DECIDING, Judge, rate
 from backtranslation.logs import logger
-from backtranslation.records import Row, WorkFile, row_id, uncell
+from backtranslation.records import Row, WorkFile, first_of, other_of, row_id, uncell
 
 KINDS = {
     "shuffled": "the response of another pair",
@@ -77,7 +77,7 @@ def _row(pair: Row, kind: str, instruction: str, text: str) -> Row:
 def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
     """Labelled pairs from held-out ones: each true pair, and of each kind of KINDS one bad pair.
 
-    Raises AuditError with fewer than two pairs.
+    Raises AuditError with fewer than two pairs, or where all ask for the same.
     """
     if len(heldout) < 2:
         raise AuditError(f"audit: {len(heldout)} held-out pairs are too few to audit the judge; raise seed.heldout")
@@ -86,9 +86,11 @@ def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
     rng = np.random.default_rng(random_seed)
     # A shuffled order, in which the next one is another pair's.
     chosen = [heldout[i] for i in rng.permutation(len(heldout))[:count]]
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform([pair["instruction"] for pair in chosen])
-    similar = (vectors @ vectors.T).toarray()
-    np.fill_diagonal(similar, -1)
+    asked = np.array([pair["instruction"] for pair in chosen])
+    if len(set(asked)) < 2:
+        raise AuditError("audit: all held-out pairs have the same instruction, so none can be shuffled; give audit.labels")
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(asked)
+    similar = np.where(asked[:, None] == asked, -1, (vectors @ vectors.T).toarray())
     rows = []
     for n, pair in enumerate(chosen):
         instruction, response = pair["instruction"], pair["response"]
@@ -96,7 +98,7 @@ def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
         lines = response.split("\n\n")
         lines.insert((len(lines) + 1) // 2, _FOREIGN[n % len(_FOREIGN)])
         bad = {
-            "shuffled": (instruction, chosen[n - 1]["response"]),
+            "shuffled": (instruction, other_of(chosen, n)["response"]),
             "near_miss": (chosen[similar[n].argmax()]["instruction"], response),
             "cut": (instruction, response[: middle if middle > 0 else len(response) // 2]),
             "echo": (re.split(r"(?<=[.?!:])\s", response.strip(), maxsplit=1)[0], response),
@@ -188,10 +190,16 @@ def preferred(rows: list[Row], signal: str, random_seed: int) -> Row:
         return {"accuracy": None, "low": None, "high": None, "n": 0}
     wins = ((chosen > rejected) + 0.5 * (chosen == rejected))[valued]
     pairs = np.array([row["pair"] for row in rows if row["kind"] == "chosen"])[valued]
-    names, at = np.unique(pairs, return_inverse=True)
+    accuracy, low, high = share(wins, pairs, random_seed)
+    return {"accuracy": accuracy, "low": low, "high": high, "n": len(wins)}
+
+
+def share(wins: np.ndarray, groups: Sequence[str] | np.ndarray, random_seed: int) -> tuple[float, float, float]:
+    """(mean, low, high) of wins, with a 95 % bootstrap interval over groups of them, since those of one group resemble each other."""
+    names, at = np.unique(groups, return_inverse=True)
     draws = np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), 2000)[:, at]
     low, high = np.quantile((draws @ wins) / draws.sum(1), [0.025, 0.975])
-    return {"accuracy": float(wins.mean()), "low": float(low), "high": float(high), "n": len(wins)}
+    return float(wins.mean()), float(low), float(high)
 
 
 def fit(rows: list[Row], random_seed: int) -> tuple[dict[str, Any], np.ndarray]:
@@ -201,10 +209,10 @@ def fit(rows: list[Row], random_seed: int) -> tuple[dict[str, Any], np.ndarray]:
     without a value for some row with others are taken at their mean. Length is left out: it says
     nothing about a pair that should count.
 
-    Raises AuditError when no signal is left.
+    Raises AuditError when no signal is left, or when fewer than two instructions have good pairs, or bad ones.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -215,7 +223,11 @@ def fit(rows: list[Row], random_seed: int) -> tuple[dict[str, Any], np.ndarray]:
     values = table[used].fillna(table[used].mean()).to_numpy()
     labels, groups = table["label"].to_numpy(), table["pair"].to_numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced"))
-    folds = GroupKFold(min(5, len(set(groups))), shuffle=True, random_state=random_seed)
+    parts = min(5, *(len(set(groups[labels == label])) for label in (0, 1)))
+    if parts < 2:
+        raise AuditError("audit.labels: at least two instructions are needed with good pairs, and two with bad ones")
+    # Both kinds in every part, however few there are of one.
+    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=random_seed)
     held_out = cross_val_predict(model, values, labels, groups=groups, cv=folds, method="predict_proba")[:, 1]
     scaler, regression = (step for _, step in model.fit(values, labels).steps)
     weights = {
@@ -241,7 +253,8 @@ def injection(pairs: list[Row], judge: Judge, work: WorkFile) -> dict[str, Any]:
         return [token for token in judge.template.prompt(judge.question(row)) if token in special]
 
     judge = dataclasses.replace(judge, signals=["rating"])
-    shortest = sorted((row for row in pairs if row["label"]), key=lambda row: (len(row["text"]), row["id"]))[:3]
+    good = sorted((row for row in pairs if row["label"]), key=lambda row: (len(row["text"]), row["id"]))
+    shortest = first_of(good, "pair")[:3]
     rows = [
         {**pair, "id": row_id(pair["id"], str(n)), "variant": n, "text": pair["text"] + (f"\n\n{INJECTIONS[n]}" if n >= 0 else "")}
         for pair in shortest
@@ -363,13 +376,18 @@ def summary(rows: list[Row], table: pd.DataFrame, random_seed: int) -> Row:
     return found
 
 
+def overall(figures: Row, signal: str) -> Row:
+    """AUROC of a signal over all kinds of bad pairs, with its interval; null where it has no value on any pair."""
+    return figures["signals"].get(signal, {"all": {"auroc": None, "low": None, "high": None}})["all"]
+
+
 def verdict(figures: Row, signal: str, floor: float) -> Row:
     """Whether the signal that decides reaches the floor: pairwise accuracy for preferences, else AUROC over all kinds."""
     if "preferences" in figures:
-        measure, value = "pairwise accuracy", figures["preferences"][signal]["accuracy"]
+        measure, value = "pairwise accuracy", figures["preferences"].get(signal, {"accuracy": None})["accuracy"]
         length = figures["preferences"]["length"]["accuracy"]
     else:
-        measure, value = "AUROC", figures["signals"][signal]["all"]["auroc"]
+        measure, value = "AUROC", overall(figures, signal)["auroc"]
         length = figures["length_baseline"]["all"]["auroc"]
     passed = value is not None and value >= floor
     shown = "no value" if value is None else f"{value:.3f}"

@@ -131,7 +131,7 @@ def dataset(
     """The card of the curated set `rows`.
 
     `licences` lists part, name and licence of everything it was made from, `funnel` is the report's table, `audit` and
-    `verdict` are what the audit says of the first judge.
+    `verdict` are what the audit says of the judge that rated them.
     """
     from huggingface_hub import DatasetCard, DatasetCardData
 
@@ -191,9 +191,9 @@ Instructions were written by the backward model, trained from {_base(manifest)}.
 
 
 def model(
-    config: Row, manifest: Row, licences: list[Row], heldout: pd.DataFrame, training: Row, merge: Row, audit: Row, verdict: Row
+    config: Row, manifest: Row, licences: list[Row], heldout: pd.DataFrame, training: Row, merge: Row, audit: Row, verdict: Row, best: int
 ) -> "ModelCard":
-    """The card of the forward model.
+    """The card of the forward model, M_`best`.
 
     `heldout` is the table of held-out losses, `training` and `merge` say how it was trained and merged; the rest as for
     `dataset`.
@@ -227,7 +227,7 @@ Random seed {training["random_seed"]}.
 ## Held-out loss
 
 Mean negative log-likelihood of the true response per token on pairs that no model was trained on, with the difference
-and its 95 % interval:
+and its 95 % interval; this is M\\_{best}:
 
 {table(iterations)}
 

@@ -124,11 +124,11 @@ def cost_of_merging(
 
 
 def answers(
-    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = ""
+    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = "", max_new_tokens: int = 128
 ) -> list[str]:
-    """Greedy answers of at most 128 tokens to the prompts of held-out examples, for people to read; `work` as in `losses`."""
+    """Greedy answers to the prompts of held-out examples; `work` as in `losses`."""
     keys = [f"{name} {row['id']}" for row in examples]
-    return _greedy(keys, [template.prompt(row["prompt"], row["system"]) for row in examples], engine, 128, work)
+    return _greedy(keys, [template.prompt(row["prompt"], row["system"]) for row in examples], engine, max_new_tokens, work)
 
 
 def _greedy(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from backtranslation import audit
 from backtranslation.evaluation import interval
 from backtranslation.records import Row, settle
 
@@ -47,7 +48,7 @@ def side_by_side(
     for t, (pool, kept, drops, figures) in enumerate(zip(rated, curated, dropped, audits, strict=True), start=1):
         settle(f"iteration {t}", pool, kept, drops)
         ratings = pd.Series([row["rating"] for row in pool])
-        audited = figures["signals"][signal]["all"]
+        audited = audit.overall(figures, signal)
         change = (losses[t].set_index("id")["loss"] - losses[0].set_index("id")["loss"]).to_numpy()
         low, high = interval(change, random_seed)
         line = {

@@ -13,7 +13,7 @@ import numpy as np
 
 from backtranslation import engines, models
 from backtranslation.logs import Progress, logger
-from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, fingerprint, row_id
+from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, fingerprint, first_of, row_id
 from backtranslation.templates import Template, both_tags, fill
 
 if TYPE_CHECKING:
@@ -339,9 +339,8 @@ def best_of(rated: list[Row], signal: str) -> tuple[list[Row], list[Row]]:
 
     A candidate without a value loses to any with one; ties go by id.
     """
-    best: dict[str, Row] = {}
-    for row in sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"])):
-        best.setdefault(row["segment"], row)
+    ranked = sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
+    best = {row["segment"]: row for row in first_of(ranked, "segment")}
     chosen = {row["id"] for row in best.values()}
     others = [
         drop(row, "best_of", "not_best", f"{signal} {row[signal]:.3f}, the best {best[row['segment']][signal]:.3f}")

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from backtranslation import audit, engines, models
+from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import JudgeError, digit_ids
-from backtranslation.proof import interval
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
@@ -91,8 +90,9 @@ class ServedJudge:
             # What a server says of a refused token may hold parts of it.
             said = "it refused the token in OPENAI_API_KEY" if status in (401, 403) else error.message
             raise JudgeError(f"proof.judge: {self.server}, model {self.model}: no verdict: {said}") from None
-        found = re.search(r"Score:\W*([12])\b", answer.choices[0].message.content or "")
-        return float(found[1] == "1") if found else math.nan
+        # The last one: a verdict may speak of both before it decides.
+        found = re.findall(r"Score:\W*([12])\b(?!\.\d)", answer.choices[0].message.content or "")
+        return float(found[-1] == "1") if found else math.nan
 
 
 Judge = ModelJudge | ServedJudge
@@ -124,11 +124,13 @@ def prefer(rows: list[Row], judge: Judge, work: WorkFile | None = None) -> np.nd
 def compare(rows: list[Row], judge: Judge, work: WorkFile | None = None) -> pd.DataFrame:
     """Columns id, win (1 if `own` is better over both orders, 0 if `other`, 0.5 for a tie), longer (own's words more than other's).
 
-    `work` as in `prefer`.
+    Where the judge has no verdict in one of the orders, that is a tie, and a warning says how many there are. `work` as in `prefer`.
     """
     both = prefer(rows, judge, work)
     ahead = both[:, 0] - both[:, 1]
     longer = [len(row["own"].split()) - len(row["other"].split()) for row in rows]
+    if unread := int(np.isnan(ahead).sum()):
+        logs.warn(f"{unread} of {len(rows)} comparisons got no verdict in both orders, and count as ties")
     # Equal answers are a tie, whatever numbers say.
     win = np.where(np.isnan(ahead), 0.5, np.where([row["own"] == row["other"] for row in rows], 0.5, (np.sign(ahead) + 1) / 2))
     return pd.DataFrame({"id": [row["id"] for row in rows], "win": win, "longer": longer})
@@ -180,7 +182,7 @@ def _ranked(prompt: Row) -> list[Row]:
 def audited(rows: list[Row], judge: Judge, random_seed: int, work: WorkFile | None = None) -> Row:
     """What the judge is worth on preferences: rows of `instruction`, `chosen` and `rejected`.
 
-    `agreement` with people, with a 95 % bootstrap interval over preferences, and `always_longer`, that of taking the longer answer;
+    `agreement` with people, with a 95 % bootstrap interval over instructions (see `audit.preferred`), and `always_longer`, that of taking the longer answer;
     `first`, the mean probability of the answer shown first (0.5 without position bias); `consistent`, the share
     in which both orders name the same answer; `longer`, the share in which the longer one is preferred,
     and `people_longer`, in which people do. `unread` pairs do not fit the context, or
@@ -193,8 +195,9 @@ def audited(rows: list[Row], judge: Judge, random_seed: int, work: WorkFile | No
     if not len(both):
         raise audit.AuditError("proof.preferences: no pair fits the context of the judge, or it gave no verdict on any")
     agree = (np.sign(both[:, 0] - both[:, 1]) + 1) / 2
-    more = np.sign([len(row["own"].split()) - len(row["other"].split()) for row, fits in zip(asked, read, strict=True) if fits])
-    agreement, low, high = interval(agree[None], random_seed)
+    asked = [row for row, fits in zip(asked, read, strict=True) if fits]
+    more = np.sign([len(row["own"].split()) - len(row["other"].split()) for row in asked])
+    agreement, low, high = audit.share(agree, [row["instruction"] for row in asked], random_seed)
     different = more != 0
     longer = np.where(more > 0, agree, 1 - agree)[different]
     return {
@@ -205,7 +208,7 @@ def audited(rows: list[Row], judge: Judge, random_seed: int, work: WorkFile | No
         "high": high,
         "always_longer": float(((more + 1) / 2).mean()),
         "first": float(both.mean()),
-        "consistent": float(((both[:, 0] > 0.5) == (both[:, 1] < 0.5)).mean()),
+        "consistent": float(((both[:, 0] - 0.5) * (both[:, 1] - 0.5) < 0).mean()),
         "longer": float(longer.mean()) if len(longer) else None,
         "people_longer": float((more[different] > 0).mean()) if different.any() else None,
     }

@@ -279,7 +279,7 @@ def iterations(rated: list[list[Row]], notebook: dict[str, int], paper: dict[str
     _save(figure, path)
 
 
-ARM_COLORS = {"curated": KEPT, "random": DROPPED, "oracle": LINE, "broken": "#999999", "augmented": "#CC79A7", "single": "#56B4E9", "all": "#E69F00"}
+ARM_COLORS = {"curated": KEPT, "random": DROPPED, "oracle": LINE, "broken": "#999999", "augmented": "#CC79A7", "single": "#56B4E9", "all": "#E69F00", "a4": "#F0E442", "a5": "#A6761D"}
 
 
 def _with_unit(measure: str) -> str:

@@ -142,8 +142,18 @@ def admitted(compared: pd.DataFrame) -> list[str]:
     return list(found.loc[clear.sort_values().index, "measure"])
 
 
-def clearest(values: pd.DataFrame, compared: pd.DataFrame) -> tuple[str, list[str]]:
-    """(the clearest measure, all that are admitted); where the controls admit none, the one that comes nearest."""
+def _worthless(judge: Row | None) -> bool:
+    """Whether a pairwise judge is not shown to agree with people better than chance, so that its win rates count for nothing."""
+    return judge is not None and judge["low"] <= 0.5
+
+
+def clearest(values: pd.DataFrame, compared: pd.DataFrame, judge: Row | None = None) -> tuple[str, list[str]]:
+    """(the clearest measure, all that are admitted); where the controls admit none, the one that comes nearest.
+
+    `judge` is what `pairwise.audited` says of the pairwise judge, if there is one.
+    """
+    if _worthless(judge):
+        values, compared = (frame[~frame["measure"].str.contains("win_rate")] for frame in (values, compared))
     good = admitted(compared)
     control = compared[compared["comparison"] == "oracle_vs_broken"]
     if good or not len(control):
@@ -151,20 +161,26 @@ def clearest(values: pd.DataFrame, compared: pd.DataFrame) -> tuple[str, list[st
     return str(control.loc[control["high"].idxmin(), "measure"]), good
 
 
-def tuned(values: pd.DataFrame, search: list[str], random_seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tuned(values: pd.DataFrame, search: list[str], random_seed: int, judge: Row | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(values with the settings that are best for each arm and size, the settings that were tried); `search` names their columns.
 
     Chosen on one half of the pairs and reported on the other, both ways round, so that every pair is measured with settings that
-    were chosen without it. They are chosen by the clearest measure that the controls admit over all settings. The second table has arm,
-    size, the settings, `chosen_on`, `measure`, its mean `value` over pairs and training seeds, and `chosen`.
+    were chosen without it. They are chosen by the clearest measure that the controls admit over all settings (see `clearest`). The
+    second table has arm, size, the settings, `chosen_on`, `measure`, its mean `value` over pairs and training seeds, and `chosen`.
     """
-    measure = clearest(values, comparisons(values, random_seed))[0]
-    second = values["id"].isin(sorted(values["id"].unique())[1::2])
+    measure = clearest(values, comparisons(values, random_seed), judge)[0]
+    # Both halves have as many pairs of that measure.
+    measured = set(values.loc[values["measure"] == measure, "id"])
+    second = values["id"].isin(sorted(values["id"].unique(), key=lambda pair: (pair not in measured, pair))[1::2])
+    settings = values[["arm", "size", *search]].drop_duplicates()
+    only = settings[~settings.duplicated(["arm", "size"], keep=False)]
     kept, tried = [], []
     for name, on in (("first half", ~second), ("second half", second)):
         means = values[on & (values["measure"] == measure)].groupby(["arm", "size", *search], sort=False)["value"].mean().reset_index()
         best = (_sign(measure) * means["value"]).groupby([means["arm"], means["size"]]).idxmin()
-        kept.append(values[~on].merge(means.loc[best, ["arm", "size", *search]]).drop(columns=search))
+        # Where there is nothing to choose the measure may be missing: nobody judges the untouched model against itself.
+        found = pd.concat([means.loc[best, settings.columns], only]).drop_duplicates()
+        kept.append(values[~on].merge(found).drop(columns=search))
         tried.append(means.assign(chosen_on=name, measure=measure, chosen=means.index.isin(best)))
     return pd.concat(kept, ignore_index=True), pd.concat(tried, ignore_index=True)
 
@@ -196,15 +212,16 @@ def summary(values: pd.DataFrame, compared: pd.DataFrame, random_seed: int, judg
     Where the controls admit none, the measure that comes nearest stands there, and `admitted` is empty.
     `judge` is what `pairwise.audited` says of the pairwise judge, if there is one.
     """
-    measure, good = clearest(values, compared)
+    measure, good = clearest(values, compared, judge)
     on = compared[compared["measure"] == measure].set_index("comparison")
     figures: dict[str, Any] = {"measure": measure, "admitted": good, "controls": list(controls(values))}
     for name in COMPARED:
         found = on.loc[name] if name in on.index else None
         for key, column in (("diff", "difference"), ("low", "low"), ("high", "high")):
             figures[f"{name}_{key}"] = None if found is None else float(found[column])
-    # The paper's fit is one of win rates; without a judge it is made on the measure.
-    fitted = next((name for name in ("seed_win_rate_lc", "seed_win_rate") if name in set(values["measure"])), measure)
+    # The paper's fit is one of win rates; without a judge that is worth something it is made on the measure.
+    rates = [] if _worthless(judge) else ["seed_win_rate_lc", "seed_win_rate"]
+    fitted = next((name for name in rates if name in set(values["measure"])), measure)
     own = values[values["measure"] == measure]
     figures |= {"fitted": fitted, **scaling(values, fitted, random_seed), "published_alpha": PUBLISHED}
     figures |= {"seeds": int(own.loc[own["arm"] != "base", "seed"].nunique()), "n_heldout": int(own["id"].nunique())}
@@ -234,7 +251,7 @@ def sentences(figures: dict[str, Any], on: pd.DataFrame) -> list[str]:
         told.append(
             f"The pairwise judge agrees with {judge['on']} in {judge['agreement']:.0%} of {judge['n']} ({judge['low']:.0%} to {judge['high']:.0%}; taking the "
             f"longer answer: {judge['always_longer']:.0%}), names the same answer in both orders in {judge['consistent']:.0%}, and gives the first one "
-            f"{judge['first']:.2f} on average. {'Its win rates count for nothing.' if judge['low'] <= 0.5 else ''}".strip()
+            f"{judge['first']:.2f} on average. {'Its win rates count for nothing.' if _worthless(judge) else ''}".strip()
         )
     if figures["seeds"] < 3:
         told.append(f"Fewer than three training seeds ({figures['seeds']}) are too few for an interval over seeds.")

@@ -204,6 +204,20 @@ def count(path: str | Path) -> int:
     return pq.read_metadata(path).num_rows
 
 
+def first_of(rows: Iterable[Row], key: str) -> list[Row]:
+    """The first of the rows with each value of `key`, in their order."""
+    found: dict[Any, Row] = {}
+    for row in rows:
+        found.setdefault(row[key], row)
+    return list(found.values())
+
+
+def other_of(rows: list[Row], at: int) -> Row:
+    """The row before that of `at`, in a circle, which has another instruction; the row itself where none has."""
+    others = (rows[at - back] for back in range(1, len(rows)))
+    return next((row for row in others if row["instruction"] != rows[at]["instruction"]), rows[at])
+
+
 def blocks(rows: list[Row], size: int = 1000) -> Iterator[list[Row]]:
     """Consecutive parts of at most `size` rows, so that what is made of rows need not all be in memory."""
     for start in range(0, len(rows), size):

@@ -340,19 +340,25 @@ def sample(
 
 
 def split(pairs: list[Row], heldout: float, random_seed: int) -> tuple[list[Row], list[Row]]:
-    """Split pairs into train and held-out, by ids and seed alone.
+    """Split pairs into train and held-out, by ids and seed alone; answers to one instruction stay together.
 
     Raises ValueError when either part would be empty.
     """
     ordered = sorted(pairs, key=lambda row: row["id"])
     random.Random(random_seed).shuffle(ordered)
+    answers: dict[str, set[str]] = {}
+    for row in ordered:
+        answers.setdefault(row["instruction"], set()).add(row["id"])
     count = round(len(pairs) * heldout)
-    if count == 0 or count == len(pairs):
+    chosen: set[str] = set()
+    for ids in answers.values():
+        if len(chosen) < count:
+            chosen |= ids
+    if not 0 < len(chosen) < len(pairs):
         raise ValueError(
-            f"seed.heldout: {heldout} of {len(pairs)} pairs leaves {count} to measure on and "
-            f"{len(pairs) - count} to train on; both need at least one"
+            f"seed.heldout: {heldout} of {len(pairs)} pairs leaves {len(chosen)} to measure on and "
+            f"{len(pairs) - len(chosen)} to train on; both need at least one, and answers to one instruction stay together"
         )
-    chosen = {row["id"] for row in ordered[:count]}
     return [r for r in pairs if r["id"] not in chosen], [r for r in pairs if r["id"] in chosen]
 
 

@@ -27,11 +27,11 @@ def _difference(line: Any) -> str:
     return f"{line.difference:+.3f} nats per token, 95 % interval {line.low:+.3f} to {line.high:+.3f}: {says}"
 
 
-def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFrame, keep: Row, heldout: pd.DataFrame, round_trip: pd.DataFrame, costs: pd.DataFrame, base: str) -> dict[str, list[str]]:
+def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFrame, keep: Row, heldout: pd.DataFrame, round_trip: pd.DataFrame, costs: pd.DataFrame, base: str, best: int) -> dict[str, list[str]]:
     """Sentences for each of the report's seven questions.
 
-    `funnel`, `signals`, `heldout`, `round_trip` and `costs` are the report's tables, `figures` and `verdict` the first judge's audit
-    (see `audit.summary`, `audit.verdict`), `keep` is curation.keep, `base` the name of the base model.
+    `funnel`, `signals`, `heldout`, `round_trip` and `costs` are the report's tables, `base` is the name of the base model and `keep` curation.keep;
+    `best` is the iteration that the run ends with, `figures` and `verdict` are its judge's audit (see `audit.summary`, `audit.verdict`).
     """
     stages = {(line.track, line.stage): line for line in funnel.itertuples()}
     seed, trained, mixed = stages["seed", "read pairs"], stages["backward", "train"], stages["forward", "train"]
@@ -50,22 +50,24 @@ def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFr
     trusted = [
         f"On {figures['rows']:,} labelled pairs {verdict['signal']}, which decides, has {verdict['measure']} {said} and {'reaches' if verdict['passed'] else 'does NOT reach'} the floor of {verdict['floor']:g}; length alone has {verdict['length']:.3f}."
     ]
+    if best > 1:
+        trusted.append(f"That is the judge of iteration {best}, which rated what was kept; figures and tables here are the first judge's.")
     single = {name: found["all"] for name, found in figures["signals"].items() if name != "combination" and found["all"]["auroc"] is not None}
     if single:
-        best = max(single, key=lambda name: single[name]["auroc"])
-        trusted.append(f"The best single signal is {best}: AUROC {single[best]['auroc']:.3f}, 95 % interval {single[best]['low']:.3f} to {single[best]['high']:.3f}.")
+        name = max(single, key=lambda name: single[name]["auroc"])
+        trusted.append(f"The best single signal is {name}: AUROC {single[name]['auroc']:.3f}, 95 % interval {single[name]['low']:.3f} to {single[name]['high']:.3f}.")
     means = signals.set_index("signal").loc[keep["signal"]]
     kept = [
         f"{curate.rows_out:,} of {curate.rows_in:,} candidates were kept, by {keep['signal']}, {keep['rule'].replace('_', ' ')} {keep['value']:g}.",
         f"Their mean {keep['signal']} is {means['mean_of_kept']:.3f}, that of all {means['mean']:.3f}.",
-        f"With the seed pairs they make {mixed.rows_in:,} training examples of the forward model.",
+        f"With the seed pairs they make {mixed.rows_in:,} training examples of the forward model{f', of which {mixed.dropped:,} were dropped{_reasons(mixed)}' if mixed.dropped else ''}.",
     ]
     backward, *forward = heldout.itertuples()
     learned = [f"The backward model's loss of the true instruction on {backward.n:,} held-out pairs is {backward.loss:.3f} nats per token, the base model's {backward.other_loss:.3f}; difference {_difference(backward)}."]
     for name, part in round_trip[round_trip["measure"] == "chrf"].groupby("set", sort=False):
         like = part.set_index("model")
         learned.append(f"For {like['n'].max():,} responses ({name}) whose true instruction is known it writes one that is like it by {like.loc['backward', 'mean']:.1f} of 100 (chrF), the base model one by {like.loc['base', 'mean']:.1f}.")
-    better = [f"Loss of the true response of {line.model} minus that of {line.against} on {line.n:,} held-out pairs: {_difference(line)}." for line in forward if line.model == forward[-1].model]
+    better = [f"Loss of the true response of {line.model} minus that of {line.against} on {line.n:,} held-out pairs: {_difference(line)}." for line in forward if line.model == f"M_{best}"]
     slowest, largest = costs.iloc[0], costs.sort_values("memory_gb", ascending=False).iloc[0]
     took = [
         f"All jobs together took {costs['minutes'].sum():.1f} minutes, those of {slowest['rule']} {slowest['minutes']:.1f}.",
