@@ -104,7 +104,7 @@ def merging(quantization: str) -> dict[str, float]:
         adapter = Path(scratch) / "adapter"
         training.train(rows[32:], [], BASE, template, settings(quantization, 20), 42, adapter)
         for into in ("dequantized", "original"):
-            merge = models.export(BASE, adapter, template.jinja, Path(scratch) / into, into)
+            merge = models.export(BASE, adapter, template, Path(scratch) / into, into)
             found = evaluation.cost_of_merging(rows[:32], BASE, adapter, Path(scratch) / into, template, merge, 8192)
             figures |= {f"{into}_{key}": value for key, value in found.items()}
     return figures

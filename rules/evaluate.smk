@@ -38,7 +38,7 @@ rule evaluate:
         forward_losses=iterations(
             "<results>/evaluation/forward/{iteration}.tsv", first=0
         ),
-        forward_model="<results>/forward/model/model.safetensors",
+        forward_adapter=chosen("<results>/forward/{iteration}/adapter/training.json"),
         manifest="<model>/manifest.json",
         code=library("evaluation", "engines"),
     output:
@@ -119,7 +119,7 @@ rule round_trip:
 rule harness:
     input:
         tasks=harness_files,
-        model="<results>/forward/model/model.safetensors",
+        adapter=chosen("<results>/forward/{iteration}/adapter/training.json"),
         manifest="<model>/manifest.json",
         code=library("harness"),
     output:

@@ -90,7 +90,7 @@ rule model_card:
 rule answer_alpaca_eval:
     input:
         questions=config["release"]["leaderboards"]["alpaca_eval"] or [],
-        model="<results>/forward/model/model.safetensors",
+        adapter=chosen("<results>/forward/{iteration}/adapter/training.json"),
         manifest="<model>/manifest.json",
         code=library("leaderboards", "engines"),
     output:
@@ -108,6 +108,7 @@ rule answer_alpaca_eval:
         runtime="12h",
     params:
         name=config["name"],
+        template=config["model"]["template"],
         tags=config["forward"]["tags"],
         precision=config["precision"],
         batch_tokens=config["generation"]["batch_tokens"],
@@ -122,7 +123,7 @@ rule answer_alpaca_eval:
 use rule answer_alpaca_eval as answer_mt_bench with:
     input:
         questions=config["release"]["leaderboards"]["mt_bench"] or [],
-        model="<results>/forward/model/model.safetensors",
+        adapter=chosen("<results>/forward/{iteration}/adapter/training.json"),
         manifest="<model>/manifest.json",
         code=library("leaderboards", "engines"),
     output:

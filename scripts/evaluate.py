@@ -12,9 +12,8 @@ with logs.job(snakemake.log[0]):
     template = Template(models.load_tokenizer(base), params.template)
     options = {"stop_id": template.stop_id, "batch_tokens": params.batch_tokens, **params.precision}
     backward, forward = records.read(given.backward_examples), records.read(given.forward_examples)
-    # The merged model answers as users get it: from its own folder, with its own template.
-    adapter, merged = Path(given.backward_adapter).parent, Path(given.forward_model).parent
-    identities = [models.identity(given.manifest, trained) for trained in (adapter, merged)]
+    backward_adapter, forward_adapter = Path(given.backward_adapter).parent, Path(given.forward_adapter).parent
+    identities = [models.identity(given.manifest, trained) for trained in (backward_adapter, forward_adapter)]
     shape = [backward, forward, identities, models.computed_in(params.precision["dtype"]), records.code_of(given.code)]
     work = records.WorkFile(Path(snakemake.output.table).parent / ".work", ["evaluate", *shape, template.jinja, *params])
 
@@ -25,12 +24,13 @@ with logs.job(snakemake.log[0]):
     # Each is let go before the next is loaded, so that they are not in memory together.
     del engine
     gc.collect()
-    engine = engines.TransformersEngine(base, adapter=adapter, **options)
+    engine = engines.TransformersEngine(base, adapter=backward_adapter, **options)
     tuned_backward = evaluation.losses(backward, engine, template, work, "tuned backward")
     del engine
     gc.collect()
-    engine = engines.TransformersEngine(merged, **options)
-    answers = evaluation.answers(forward[: params.answers], engine, Template(models.load_tokenizer(merged)), work, "merged answers")
+    # Not the merged model: 4 bits of it would be those of the base model again, without what training added.
+    engine = engines.TransformersEngine(base, adapter=forward_adapter, **options)
+    answers = evaluation.answers(forward[: params.answers], engine, template, work, "forward answers")
 
     losses |= {f"M_{t}": pd.read_csv(path, sep="\t")["loss"].to_numpy() for t, path in enumerate(given.forward_losses)}
     table = [evaluation.compare("backward", "base", "true instruction", base_backward, tuned_backward, params.random_seed)]

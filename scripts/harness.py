@@ -12,18 +12,17 @@ os.environ["TQDM_MININTERVAL"] = "5"
 
 with logs.job(snakemake.log[0]):
     given, params, output = snakemake.input, snakemake.params, snakemake.output
-    # The forward model as users get it: from its own folder, with its own template.
-    base, forward = models.folder_of(given.manifest), Path(given.model).parent
-    templates = {"base": Template(models.load_tokenizer(base), params.template), "forward": Template(models.load_tokenizer(forward))}
+    base = models.folder_of(given.manifest)
+    template = Template(models.load_tokenizer(base), params.template)
     shape = [[records.sha256_of(Path(path)) for path in given.tasks], models.computed_in(params.precision["dtype"]), records.code_of(given.code)]
     options = [both_tags(params.tags), params.batch_tokens, params.precision, params.limit, params.random_seed]
     results, works = {}, []
     with records.scratch(Path(output.table).parent) as cache:
         tasks = harness.load(params.folder and Path(params.folder), params.names, cache)
-        for name, folder, trained in (("base", base, None), ("forward", forward, forward)):
-            identity = models.identity(given.manifest, trained)
-            works.append(records.WorkFile(Path(output.table).parent / ".work", ["harness", *shape, identity, templates[name].jinja, *options]))
-            results[name] = harness.measure(tasks, folder, templates[name], *options, works[-1])
+        for name, adapter in (("base", None), ("forward", Path(given.adapter).parent)):
+            identity = models.identity(given.manifest, adapter)
+            works.append(records.WorkFile(Path(output.table).parent / ".work", ["harness", *shape, identity, template.jinja, *options]))
+            results[name] = harness.measure(tasks, base, adapter, template, *options, works[-1])
             # Let go before the next one is loaded, so that they are not in memory together.
             gc.collect()
     rows = harness.table(results)

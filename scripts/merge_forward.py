@@ -9,7 +9,7 @@ with logs.job(snakemake.log[0]):
     template = Template(models.load_tokenizer(base), params.template)
     # Beside the model's folder, in which people look and from which it is pushed.
     with records.scratch(target.parent) as scratch:
-        merge = models.export(base, adapter, template.jinja, scratch, params.into)
+        merge = models.export(base, adapter, template, scratch, params.into)
         if merge["trained_quantization"] != "none":
             heldout = records.read(snakemake.input.heldout)
             shape = [merge, heldout, models.identity(snakemake.input.manifest, adapter), models.computed_in(merge["dtype"])]

@@ -119,6 +119,8 @@ def test_shipped_configurations_are_valid(path):
         ("training: {lora: null}\nprecision: {quantization: nf4}", r"training\.lora: null trains all weights, and quantised ones cannot be trained"),
         ("training: {final_learning_rate: 0.9}", r"training\.final_learning_rate: 0\.9 is not below training\.learning_rate, 0\.001"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
+        ("{engine: vllm, precision: {quantization: nf4}}", r"vllm 0\.32 does not read weights in 4 bits by itself; use engine: transformers"),
+        ("proof: {answers: 1}", r"proof\.answers: .*expected: number of prompts, 0 or from 2 on"),
         ("corpus: {tokens: [900, 100]}", r"corpus\.tokens: 900 is not below 100"),
         ("corpus: {sources: [{python: topics, weight: 2}, {python: docstrings}]}", r"corpus\.sources: give a weight to every source or to none"),
         ("corpus: {sources: [{path: config/rubrics, columns: {text: text, stratum: topic}}]}", r"no field 'topic'; fields present: text"),

@@ -93,7 +93,7 @@ def test_a_model_is_asked_as_in_training_and_scored_by_its_own_likelihoods(tmp_p
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", lambda self, asked, **rest: seen.extend(context + answer for _, context, answer in asked) or answered(self, asked, **rest))
     tasks = harness.load(write(tmp_path / "tasks"), [], tmp_path / "cache")
     work = WorkFile(tmp_path / "work", name)
-    results = harness.measure(tasks, folder, template, "Be kind.", 4096, PRECISION, None, 1, work)
+    results = harness.measure(tasks, folder, None, template, "Be kind.", 4096, PRECISION, None, 1, work)
 
     # The harness asks for every choice of every row, in the order of rows.
     prompts = [template.prompt(row["question"], "Be kind.") for row in ROWS for _ in row["choices"]]
@@ -109,7 +109,7 @@ def test_a_model_is_asked_as_in_training_and_scored_by_its_own_likelihoods(tmp_p
     assert rows["acc"]["stderr"] == pytest.approx((share * (1 - share) / (len(ROWS) - 1)) ** 0.5)
     # What was measured is not measured again.
     seen.clear()
-    assert harness.measure(tasks, folder, template, "Be kind.", 4096, PRECISION, None, 1, WorkFile(tmp_path / "work", name)) == results and not seen
+    assert harness.measure(tasks, folder, None, template, "Be kind.", 4096, PRECISION, None, 1, WorkFile(tmp_path / "work", name)) == results and not seen
 
 
 @installed

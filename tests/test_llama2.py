@@ -187,6 +187,16 @@ def test_whole_set_up_runs_in_four_bits(finished):
     assert heldout["loss"].notna().all() and (heldout["n"] == 6).all()
 
 
+def test_answers_are_those_of_what_was_trained(finished, miniature):
+    """The merged model in 4 bits would be the base model's 4 bits again."""
+    from backtranslation import engines, evaluation
+
+    heldout, answers = read(finished / "forward" / "0" / "heldout_examples.parquet"), read_jsonl(finished / "evaluation" / "answers.jsonl")
+    template = Template(models.load_tokenizer(miniature), "llama2")
+    engine = engines.TransformersEngine(miniature, template.stop_id, finished / "forward" / "1" / "adapter", quantization="nf4")
+    assert [row["forward"] for row in answers] == evaluation.answers(heldout[: len(answers)], engine, template) and len(answers) >= 4
+
+
 def test_exported_model_formats_turns_as_it_was_trained(finished, miniature):
     from transformers import AutoTokenizer
 

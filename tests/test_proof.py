@@ -330,17 +330,27 @@ def served(monkeypatch):
             text = sent["messages"][0]["content"]
             asked.append((self.path, sent["model"], sent["temperature"], token))
             first, second = re.search(r"Answer 1:\n(.*?)\n\nAnswer 2:\n(.*?)\n\nWhich", text, re.DOTALL).groups()
-            verdict = "I cannot say." if "?" in first + second else f"**Score: {1 if len(first) > len(second) else 2}**"
+            won = 1 if len(first) > len(second) else 2
+            verdict = "I cannot say." if "?" in first + second else f'I write "Score: {3 - won}" or "Score: {won}". It is **Score: {won}**'
             # The first two questions meet a server that is busy.
             status = 401 if token == "wrong" else 503 if len(asked) <= 2 else 200
             body = {"error": {"message": f"Incorrect API key provided: {token}"}} if status != 200 else {
                 "id": "1", "object": "chat.completion", "created": 0, "model": sent["model"],
                 "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": verdict}}],
             }
+            kind, written = "application/json", json.dumps(body)
+            if odd := re.search(r"\bodd (\w+)", text):
+                status, kind, written = {
+                    "long": (400, kind, '{"error": {"message": "This model has a context of 8 tokens"}}'),
+                    "silent": (200, kind, json.dumps({**body, "choices": []})),
+                    "page": (200, "text/html", "<html>Welcome</html>"),
+                    "broken": (200, kind, '{"id": "1", "cho'),
+                    "other": (200, kind, '{"error": "no such path"}'),
+                }[odd[1]]
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.end_headers()
-            self.wfile.write(json.dumps(body).encode())
+            self.wfile.write(written.encode())
 
         def log_message(self, *arguments):
             pass
@@ -351,6 +361,20 @@ def served(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}/v1", asked=asked)
     server.shutdown()
+
+
+@pytest.mark.parametrize("odd", ["page", "broken", "other"])
+def test_what_is_no_verdict_of_a_judge_is_said_in_a_sentence(served, odd):
+    rows = [{"id": odd, "instruction": f"odd {odd}", "own": "a", "other": "bb"}]
+    with pytest.raises(JudgeError, match=rf"proof\.judge: {served.address}, model judge-1: what it answered is no (JSON|chat completion)"):
+        pairwise.compare(rows, pairwise.ServedJudge(served.address, "judge-1"))
+
+
+def test_a_pair_without_a_verdict_is_a_tie_and_ends_nothing(served):
+    """Too long for the judge's context, or refused: the others are judged all the same."""
+    rows = [{"id": odd, "instruction": f"odd {odd}", "own": "a", "other": "bb"} for odd in ("long", "silent")]
+    rows.append({"id": "x", "instruction": "Why?", "own": "a", "other": "bb"})
+    assert pairwise.compare(rows, pairwise.ServedJudge(served.address, "judge-1"))["win"].to_list() == [0.5, 0.5, 0]
 
 
 def test_a_judge_can_be_served_elsewhere(served, tmp_path, monkeypatch):

@@ -102,5 +102,38 @@ def test_pad_token_is_never_the_end_of_turn(tiny, tmp_path, llama_tokenizer):
         assert tokenizer.pad_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id, None)
 
 
+def test_a_tokenizer_with_names_for_bos_and_eos_alone_is_padded(tmp_path, chatml_tokenizer):
+    """As Llama 3's, which reserves tokens, and as GPT-2's, which has one token for all."""
+    from conftest import byte_tokenizer, tiny_llama
+
+    from backtranslation import engines, models
+
+    turns = ["<s>", "</s>", "<turn>"]
+    for special, names, pad in ((["<|reserved_0|>"], {"bos_token": "<s>", "eos_token": "</s>"}, "<|reserved_0|>"), ([], {"eos_token": "</s>"}, "</s>")):
+        made = byte_tokenizer([*turns, *special], **names)
+        made.add_special_tokens({"additional_special_tokens": []})
+        tokenizer = models.load_tokenizer(tiny_llama(tmp_path / pad.strip("<|>/"), made))
+        assert tokenizer.pad_token == pad
+        template = Template(tokenizer, "plain")
+        engine = engines.TransformersEngine(tmp_path / pad.strip("<|>/"), template.stop_id, dtype="float32")
+        # Padding changes nothing, whatever it is made of.
+        prompts, answers = [template.prompt("Why? " * n) for n in (1, 9)], [template.completion("So. " * n) for n in (5, 2)]
+        together = engine.sequence_logprobs(prompts, answers)
+        alone = [engine.sequence_logprobs([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+        assert all(found == pytest.approx(one, abs=1e-4) for found, one in zip(together, alone, strict=True))
+
+
+def test_a_template_with_todays_date_is_the_same_every_day(chatml_tokenizer, monkeypatch):
+    import copy
+
+    tokenizer = copy.deepcopy(chatml_tokenizer)
+    tokenizer.chat_template = "{% set today = strftime_now('%d %b %Y') %}" + chatml_tokenizer.chat_template.replace("'\n'", "'\n' + today + '\n'") + "{{ strftime_now(\"%Y\") }}"
+    template = Template(tokenizer)
+    assert template.text("Why?").endswith("2024") and "strftime_now" not in template.jinja
+    # What is exported is what was trained with.
+    tokenizer.chat_template = template.jinja
+    assert Template(tokenizer).text("Why?") == template.text("Why?")
+
+
 def test_fill_leaves_braces_of_the_text_alone():
     assert fill("{instruction} / {response}", instruction="{response}", response="{x}") == "{response} / {x}"

@@ -170,7 +170,7 @@ def test_tags_tell_seed_from_augmented_and_both_serve_at_inference():
 def test_merged_model_stands_alone_and_agrees(trained, tiny, template, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    models.export(tiny, trained, template.jinja, tmp_path)
+    models.export(tiny, trained, template, tmp_path)
     merged, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     ids = torch.tensor([template.prompt("What is the number 3?")])
     messages = [{"role": "user", "content": "What is the number 3?"}]
@@ -179,6 +179,55 @@ def test_merged_model_stands_alone_and_agrees(trained, tiny, template, tmp_path)
         expected = models.load(tiny, "float32", adapter=trained)(input_ids=ids).logits
         assert torch.allclose(merged(input_ids=ids).logits, expected, atol=1e-4)
     assert merged.generation_config.eos_token_id == template.stop_id
+
+
+def test_merged_model_stops_where_it_was_trained_to(tiny, tmp_path):
+    """A base model whose text ends with another token than a turn of the template."""
+    from conftest import byte_tokenizer, tiny_llama
+    from transformers import GenerationConfig
+
+    from backtranslation.templates import Template
+
+    base = tiny_llama(tmp_path / "base", byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"], eos_token="<|endoftext|>", pad_token="<|pad|>"))
+    template = Template(models.load_tokenizer(base), "chatml")
+    run(base, template, tmp_path / "adapter", steps=1)
+    models.export(base, tmp_path / "adapter", template, tmp_path / "merged")
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [template.stop_id, 0] != [0, 0]
+
+
+def test_a_model_too_large_for_float16_is_refused_by_name(tiny, template, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from backtranslation.engines import Sampling, TransformersEngine
+
+    # On a CPU without instructions for it too.
+    engine = TransformersEngine(tiny, template.stop_id, dtype="float16")
+    assert len(list(engine.generate([template.prompt("Why?")], Sampling(4, 0), [0]))) == 1
+    model = AutoModelForCausalLM.from_pretrained(tiny)
+    model.lm_head.weight.data.mul_(1e5)
+    model.save_pretrained(tmp_path)
+    models.load_tokenizer(tiny).save_pretrained(tmp_path)
+    assert models.load(tmp_path, "float32")
+    with pytest.raises(models.ModelError, match=r"precision\.dtype: float16, .* too narrow for this model's activations; set float32"):
+        models.load(tmp_path, "float16")
+
+
+def test_a_merged_model_too_large_for_the_gpu_is_not_measured(trained, tiny, template, tmp_path, monkeypatch):
+    from backtranslation import engines
+    from backtranslation.evaluation import cost_of_merging
+
+    merge = models.export(tiny, trained, template, tmp_path)
+    assert cost_of_merging(reverse(PAIRS[:2], PROMPT), tiny, trained, tmp_path, template, merge, 2048)["change"] == pytest.approx(0, abs=1e-3)
+    load = engines.models.load
+
+    def full(folder, *arguments, **options):
+        if folder == tmp_path:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return load(folder, *arguments, **options)
+
+    monkeypatch.setattr(engines.models, "load", full)
+    found = cost_of_merging(reverse(PAIRS[:2], PROMPT), tiny, trained, tmp_path, template, merge, 2048)
+    assert found["unmerged_loss"] > 0 and found["merged_loss"] is found["change"] is None
 
 
 def test_adapter_of_another_base_is_refused(trained, tiny, tmp_path):
@@ -376,7 +425,7 @@ def test_a_whole_model_serves_wherever_an_adapter_does(whole, trained, tiny, tem
     assert completion.tokens[0] == expected[0, -1].argmax()
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
     assert models.identity(tmp_path / "manifest.json", whole)[1] == sha256_of(whole / "model.safetensors")
-    models.export(tiny, whole, template.jinja, tmp_path)
+    models.export(tiny, whole, template, tmp_path)
     merged = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(merged[name], value) for name, value in load_file(whole / "model.safetensors").items())
     with pytest.raises(models.ModelError, match="this adapter was trained on"):
@@ -422,7 +471,7 @@ def test_qlora_trains_the_adapter_and_leaves_the_4_bit_weights(base, tmp_path, m
     assert all(value.abs().max() > 0 for name, value in learned.items() if "lora_B" in name)
     costs = {}
     for into in ("dequantized", "original"):
-        merge = models.export(base, tmp_path / "adapter", template.jinja, tmp_path / into, into)
+        merge = models.export(base, tmp_path / "adapter", template, tmp_path / into, into)
         costs[into] = cost_of_merging(reverse(short[:8], PROMPT), base, tmp_path / "adapter", tmp_path / into, template, merge, 2048)
         print(base.parent.name, into, costs[into])
     assert abs(costs["dequantized"]["change"]) < 0.01

@@ -84,8 +84,3 @@ def test_a_whole_model_takes_the_place_of_the_base(tiny, template, prompts, tmp_
     assert all(np.allclose(mine, other, atol=1e-3) for mine, other in zip(ours.sequence_logprobs(prompts, completions), trained, strict=True))
     untrained = TransformersEngine(tiny, template.stop_id, dtype="float32").sequence_logprobs(prompts, completions)
     assert not any(np.allclose(mine, other, atol=1e-2) for mine, other in zip(untrained, trained, strict=True))
-
-
-def test_quantisation_without_a_gpu_is_refused(tiny, template):
-    with pytest.raises(ValueError, match="use engine: transformers"):
-        VllmEngine(tiny, template.stop_id, quantization="nf4")

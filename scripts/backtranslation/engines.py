@@ -173,9 +173,9 @@ def load(
     batch_tokens: int = 32768,
     gpus: int = 1,
 ) -> Engine:
-    """The engine of the configuration's `engine`; `batch_tokens` is for transformers, `gpus` for vllm."""
+    """The engine of the configuration's `engine`; `quantization` and `batch_tokens` are for transformers, `gpus` for vllm."""
     if name == "vllm":
-        return VllmEngine(folder, stop_id, adapter, dtype, quantization, gpus)
+        return VllmEngine(folder, stop_id, adapter, dtype, gpus)
     return TransformersEngine(folder, stop_id, adapter, dtype, quantization, batch_tokens)
 
 
@@ -475,7 +475,6 @@ class VllmEngine:
         stop_id: int,
         adapter: Path | None = None,
         dtype: str = "auto",
-        quantization: str = "none",
         gpus: int = 1,
     ):
         import torch
@@ -492,11 +491,10 @@ class VllmEngine:
         if torch.cuda.is_available():
             models.check_parallel(folder, gpus)
             options["tensor_parallel_size"] = gpus
-            options["quantization"] = "bitsandbytes" if quantization != "none" else None
             if adapter is not None:
-                options |= {"enable_lora": True, "max_lora_rank": models.rank_of(adapter)}
-        elif quantization != "none":
-            raise ValueError("precision.quantization: vllm quantises on CUDA alone; use engine: transformers")
+                # vLLM takes these alone; a smaller rank fits a larger one's place.
+                rank = next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= models.rank_of(adapter))
+                options |= {"enable_lora": True, "max_lora_rank": rank}
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
@@ -515,6 +513,8 @@ class VllmEngine:
                 enable_prefix_caching=True,
                 # The model's own defaults (temperature and such) would change what was asked for.
                 generation_config="vllm",
+                # The whole context, or as much of it as there is memory for.
+                max_model_len=-1,
                 disable_log_stats=True,
                 **options,
             )

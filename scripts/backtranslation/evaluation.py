@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backtranslation.logs import Progress, logger
+from backtranslation.logs import Progress, logger, warn
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
@@ -104,8 +104,11 @@ def cost_of_merging(
     """Held-out loss (nats per token, mean over examples) of a quantised base with its adapter, and of both merged.
 
     `merge` is what `models.export` returned. Returns `n`, `unmerged_loss`, `merged_loss` and `change`, the
-    share by which merging raised the loss. `work` as in `losses`.
+    share by which merging raised the loss; the last two are None where the GPU, which trained it in 4 bits, cannot hold it merged.
+    `work` as in `losses`.
     """
+    import torch
+
     from backtranslation.engines import TransformersEngine
 
     options = {"dtype": merge["dtype"], "batch_tokens": batch_tokens}
@@ -114,8 +117,12 @@ def cost_of_merging(
     # The two models need not be in memory together.
     del engine
     gc.collect()
-    engine = TransformersEngine(merged, template.stop_id, **options)
-    after = float(losses(heldout, engine, template, work, "merged").mean())
+    try:
+        engine = TransformersEngine(merged, template.stop_id, **options)
+        after = float(losses(heldout, engine, template, work, "merged").mean())
+    except torch.OutOfMemoryError:
+        warn("the merged model does not fit this GPU, so what merging did to the held-out loss was not measured")
+        return {"n": len(heldout), "unmerged_loss": before, "merged_loss": None, "change": None}
     logger.info(
         "merged into %s weights: held-out loss %.4f unmerged, %.4f merged, %+.2f %% (n = %d)",
         *("original" if merge["merged_quantization"] == "none" else "dequantised", before, after, 100 * (after / before - 1), len(heldout)),

@@ -147,9 +147,9 @@ def _check_rows(task: Row) -> None:
 
 
 def measure(
-    tasks: dict[str, Any], folder: Path, template: Template, system: str | None, batch_tokens: int, precision: dict[str, str], limit: int | None, random_seed: int, work: WorkFile
+    tasks: dict[str, Any], folder: Path, adapter: Path | None, template: Template, system: str | None, batch_tokens: int, precision: dict[str, str], limit: int | None, random_seed: int, work: WorkFile
 ) -> dict[str, Any]:
-    """The harness's results by name of task for the model in `folder`, asked by `template` with the system text `system`.
+    """The harness's results by name of task for the model in `folder` with `adapter`, asked by `template` with the system text `system`.
 
     `tasks` come from `load`; of each the first `limit` rows. Prompts are the template's, so they begin with one BOS where
     the model has one, and special tokens in rows are broken up. Tasks that `work` holds are not measured again.
@@ -168,14 +168,14 @@ def measure(
     # Which prints the first prompt of each task.
     logging.getLogger("lm_eval").setLevel(logging.INFO)
     template.tokenizer.chat_template = template.jinja
-    model = models.load(folder, precision["dtype"], precision["quantization"])
+    model = models.load(folder, precision["dtype"], precision["quantization"], adapter)
     batch = max(1, batch_tokens // model.config.max_position_embeddings)
     asked = Asked(pretrained=model, tokenizer=template.tokenizer, batch_size=batch, softmax_dtype="float32")
     options = {"bootstrap_iters": 1000, "write_out": True, "log_samples": False, "apply_chat_template": True, "fewshot_as_multiturn": True}
     for name, loaded in tasks.items():
         if name in work.done:
             continue
-        logger.info("%s: %s", folder, name)
+        logger.info("%s: %s", adapter or folder, name)
         random.seed(random_seed)
         torch.manual_seed(random_seed)
         for task in loaded["tasks"].values():

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from backtranslation.records import read_json, scratch, sha256_of, write_json
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from backtranslation.templates import Template
 
 # Weights come as safetensors alone: pickled ones can run code when they are loaded.
 _HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]
@@ -189,9 +192,10 @@ def computed_in(dtype: str) -> list[str]:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer, with a pad token that is not the end-of-turn token.
+    """The tokenizer, with a pad token that is not the end-of-turn token where it has any other that can be one.
 
-    With pad == EOS many trainers mask the EOS out of the loss, and the model never learns to stop.
+    With pad == EOS many trainers mask the EOS out of the loss, and the model never learns to stop; this one masks by place, so
+    that a tokenizer with nothing else (GPT-2) serves as well.
 
     Raises ModelError when the folder has none.
     """
@@ -203,10 +207,13 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
         raise ModelError(f"{folder}: the tokenizer cannot be loaded ({str(error).splitlines()[0]})") from error
     taken = {tokenizer.eos_token, tokenizer.bos_token}
     if tokenizer.pad_token is None or tokenizer.pad_token in taken:
-        spare = [token for token in [tokenizer.unk_token, *tokenizer.all_special_tokens] if token and token not in taken]
-        if not spare:
-            raise ModelError(f"{folder}: the tokenizer has no token to pad with besides BOS and EOS")
-        tokenizer.pad_token = spare[0]
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        # Llama 3 has names for BOS and EOS alone, but reserves tokens.
+        unused = [token for token in added if re.search("pad|reserved|unused", token)]
+        spare = [token for token in [tokenizer.unk_token, *tokenizer.all_special_tokens, *unused] if token and token not in taken]
+        if not spare and tokenizer.eos_token is None:
+            raise ModelError(f"{folder}: the tokenizer has no token to pad with")
+        tokenizer.pad_token = (*spare, tokenizer.eos_token)[0]
     return tokenizer
 
 
@@ -250,7 +257,19 @@ def load(
                 parameter.data = parameter.data.to(resolved)
         if merged:
             model = model.merge_and_unload().to(resolved)
+    if resolved == torch.float16:
+        _check_range(model.eval())
     return model.eval()
+
+
+def _check_range(model: "PreTrainedModel") -> None:
+    """Raises ModelError when the model's activations are too large for float16, as Gemma 3's are."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.arange(2, 10, device=model.device)[None] % model.config.vocab_size
+        if not model(input_ids=ids, use_cache=False).logits.isfinite().all():
+            raise ModelError("precision.dtype: float16, which this machine computes in, is too narrow for this model's activations; set float32")
 
 
 def _read(folder: Path, dtype: "torch.dtype | str", quantization: str, where: str) -> "PreTrainedModel":
@@ -290,11 +309,12 @@ def pack(model: "PreTrainedModel") -> None:
     """Lay out the linear layers of a model on a CPU as oneDNN computes with them, once instead of at each call.
 
     For inference. The numbers stay the same; float32 gains about half, one row in bfloat16 twice the speed. A CPU
-    that has no instructions for bfloat16 (AVX-512 or AVX-NE-CONVERT) computes with it as it lies.
+    that has no instructions for bfloat16 or float16 (AVX-512 or AVX-NE-CONVERT) computes with it as it lies.
     """
     import torch
 
-    if model.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    able = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    if model.dtype in able and not able[model.dtype]():
         return
 
     class Packed(torch.nn.Module):
@@ -372,19 +392,27 @@ def merge(folder: Path, adapter: Path, dtype: "torch.dtype", target: Path, quant
     load_tokenizer(folder).save_pretrained(target)
 
 
-def export(folder: Path, adapter: Path, jinja: str, target: Path, into: str = "dequantized") -> dict[str, Any]:
-    """The merged model in the dtype it was trained in, with the chat template `jinja` that it was trained with.
+def export(folder: Path, adapter: Path, template: "Template", target: Path, into: str = "dequantized") -> dict[str, Any]:
+    """The merged model in the dtype it was trained in, with the chat template that it was trained with and the token that it stops at.
 
     `into`: the weights that a QLoRA adapter is added to, `dequantized` (those it was trained beside) or
     `original`. The result stands alone: `AutoModelForCausalLM` and `transformers chat` load it. Returns
     what was merged.
     """
+    from transformers import GenerationConfig
+
     trained = read_json(adapter / "training.json")
     quantization = trained["quantization"] if into == "dequantized" else "none"
     merge(folder, adapter, resolve_dtype(trained["dtype"]), target, quantization)
     tokenizer = load_tokenizer(folder)
-    tokenizer.chat_template = jinja
+    tokenizer.chat_template = template.jinja
     tokenizer.save_pretrained(target)
+    generation = GenerationConfig.from_pretrained(target)
+    ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    if template.stop_id not in ends:
+        # A base model's configuration may end at the end of a text alone.
+        generation.eos_token_id = [template.stop_id, *(end for end in ends if end is not None)]
+        generation.save_pretrained(target)
     logger.info("merged model: %s", json.dumps(trained))
     return {"trained_quantization": trained["quantization"], "merged_quantization": quantization, "dtype": trained["dtype"]}
 

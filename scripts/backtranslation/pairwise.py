@@ -72,7 +72,7 @@ class ServedJudge:
     def first_is_better(self, texts: list[str], work: WorkFile | None) -> list[float]:
         """1 where it says that answer 1 is better, 0 where answer 2; NaN without a verdict. Eight are asked at once.
 
-        Raises JudgeError when the server does not answer.
+        Raises JudgeError when the server does not answer, or not in the protocol.
         """
         keys, ones = [str(at) for at in range(len(texts))], [1] * len(texts)
         with ThreadPoolExecutor(8) as pool:
@@ -83,15 +83,27 @@ class ServedJudge:
             return in_batches(keys, ones, 8, run, work)
 
     def _verdict(self, text: str) -> float:
+        from openai.types.chat import ChatCompletion
+
         try:
             answer = self.client.chat.completions.create(model=self.model, messages=[{"role": "user", "content": text}], temperature=0)
         except self.error as error:
             status = getattr(error, "status_code", None)
+            # What is too long for its context, or what it will not speak of.
+            if status in (400, 413, 422):
+                logs.logger.info("no verdict: %s", error.message)
+                return math.nan
             # What a server says of a refused token may hold parts of it.
             said = "it refused the token in OPENAI_API_KEY" if status in (401, 403) else error.message
             raise JudgeError(f"proof.judge: {self.server}, model {self.model}: no verdict: {said}") from None
+        except ValueError:
+            raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no JSON") from None
+        # A wrong address may lead to a page, and the client checks nothing.
+        if not isinstance(answer, ChatCompletion) or answer.choices is None:
+            raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no chat completion; is the address that of its API, up to /v1?")
+        written = answer.choices[0].message.content if answer.choices else None
         # The last one: a verdict may speak of both before it decides.
-        found = re.findall(r"Score:\W*([12])\b(?!\.\d)", answer.choices[0].message.content or "")
+        found = re.findall(r"Score:\W*([12])\b(?!\.\d)", written or "")
         return float(found[-1] == "1") if found else math.nan
 
 

@@ -62,6 +62,8 @@ def check_training(config: dict[str, Any]) -> None:
             "training.lora: null trains all weights, and quantised ones cannot be trained; "
             "set precision.quantization to none, or give training.lora"
         )
+    if config["engine"] == "vllm" and config["precision"]["quantization"] != "none":
+        raise SettingsError("engine: vllm 0.32 does not read weights in 4 bits by itself; use engine: transformers, or set precision.quantization to none")
     if training["final_learning_rate"] >= training["learning_rate"] and training["schedule"] != "constant":
         raise SettingsError(
             f"training.final_learning_rate: {training['final_learning_rate']} is not below "

@@ -1,5 +1,6 @@
 """The one template: token ids of every prompt, for training, generation, judging and export."""
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ _MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 # Only where they are structure: elsewhere they are headings like others.
 _HEADINGS = ("### Instruction:", "### Response:")
 _PROBE = "PROBE-7f3a"
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = datetime.date(2024, 7, 26)
+"""That which Llama 3.1's template writes where it is given none."""
 
 
 class TemplateError(ValueError):
@@ -75,7 +79,8 @@ class Template:
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template; set model.template to "
                 f"{' or '.join(NAMED)}"
             )
-        self.jinja: str = NAMED.get(name) or tokenizer.chat_template
+        # Some write today's date (SmolLM3, Llama 3.2), which would be another prompt every day than that of training.
+        self.jinja: str = _TODAY.sub(lambda called: repr(_DATE.strftime(called[2])), NAMED.get(name) or tokenizer.chat_template)
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         # Longest first, so that a token which contains another one is found whole.
         ordered = sorted({*tokenizer.all_special_tokens, *added, *_MARKERS, *(_HEADINGS if name == "plain" else ())}, key=len, reverse=True)
