@@ -121,7 +121,10 @@ def library(*modules):
 @cache
 def imports_of(name):
     """The file of a module of the library, and the modules of the library that it imports."""
-    path = workflow.source_path(f"../scripts/backtranslation/{name}.py")
+    # Not source_path(), which is absolute: a project's folder that was moved or copied would do everything again.
+    path = short_path(
+        Path(workflow.basedir) / "scripts" / "backtranslation" / f"{name}.py"
+    )
     imported = []
     for node in ast.walk(ast.parse(Path(path).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "backtranslation":

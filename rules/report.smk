@@ -311,7 +311,7 @@ rule report_setup:
         rubric=config["judge"]["rubric"],
         # With conda the models' packages are in other environments than this rule's.
         environments=[
-            workflow.source_path(path)
+            short_path((Path(workflow.basedir) / "rules" / path).resolve())
             for path in ("../envs/training.yaml", ENGINE_ENV)
         ],
         code=library("pages", "logs"),

@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import yaml
-from conftest import ROOT
-from walk_keys import leaves
+from conftest import ROOT, run_snakemake
+from walk_keys import leaves, pretend_finished
 
 
 def test_every_key_reruns_what_the_table_says(tmp_path):
@@ -20,3 +21,16 @@ def test_every_key_reruns_what_the_table_says(tmp_path):
     more = "curation.iterations"
     assert set(told[more]) <= set(found[more])
     assert {**found, more: told[more]} == told
+
+
+def test_a_folder_that_was_moved_does_nothing_again(tmp_path, monkeypatch):
+    """As docs/offline.md copies one to a cluster, with `resources/` and `.snakemake/`."""
+    (tmp_path / "here").mkdir()
+    for part in ("rules", "scripts", "config", "envs", "profiles"):
+        shutil.copytree(ROOT / part, tmp_path / "here" / part)
+    shutil.copy(ROOT / "Snakefile", tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    pretend_finished(lambda *arguments: run_snakemake(tmp_path / "here", "--snakefile", "Snakefile", "--cores", "1", *arguments)[1])
+    (tmp_path / "here").rename(tmp_path / "there")
+    code, printed = run_snakemake(tmp_path / "there", "--snakefile", "Snakefile", "--dry-run")
+    assert code == 0 and "Nothing to be done" in printed, printed

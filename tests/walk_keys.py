@@ -11,7 +11,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +139,21 @@ def begun_by_themselves(printed: str) -> list[str]:
     return sorted(found)
 
 
-def walk() -> dict[str, list[str]]:
-    Path("config").symlink_to(ROOT / "config")
-    Path("tasks").mkdir()
-    Path("tasks/one.yaml").write_text("{task: one, dataset_path: json, dataset_kwargs: {data_files: {test: one.yaml}}}")
+def pretend_finished(snakemake: Callable[..., str]) -> None:
+    """Makes this folder look like one of a finished run."""
     for line in snakemake("--summary").splitlines():
         if "\tmissing\t" in line:
             path = Path(line.split("\t")[0])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("x")
     snakemake("--touch", "--forceall", "--quiet", "all")
+
+
+def walk() -> dict[str, list[str]]:
+    Path("config").symlink_to(ROOT / "config")
+    Path("tasks").mkdir()
+    Path("tasks/one.yaml").write_text("{task: one, dataset_path: json, dataset_kwargs: {data_files: {test: one.yaml}}}")
+    pretend_finished(snakemake)
     assert "Nothing to be done" in snakemake("--dry-run")
     config = yaml.safe_load(Path("config/config.yaml").read_text())
     Path("backwards.yaml").write_text(yaml.safe_dump(backwards(config), sort_keys=False))
