@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# What the installed packages and the demo's files take, with some room.
-NEEDED_MB := 4000
+# What the installed packages and the demo's files take, with some room: torch is its build for CUDA, but not on macOS or where an index
+# with the one for the CPU is named.
+NEEDED_MB := $(if $(filter Darwin,$(shell uname))$(findstring /cpu,$(PIP_EXTRA_INDEX_URL)),4000,8000)
 
 .PHONY: demo test check docs plan proof vllm test-vllm test-conda container bench-engines bench-judge bench-training bench-memory bench-corpus drill drill-slurm clean
 
@@ -134,7 +135,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
   echo "ERROR: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing); name another one with make PYTHON=..." >&2; exit 1; }; \
 free=$$(df -Pm . | awk 'NR == 2 {print $$4}'); \
 if [ "$$free" -lt $(NEEDED_MB) ] && [ ! -e $(VENV)/.installed ]; then \
-  echo "ERROR: the disk is too full: $$free MB are free here, $(NEEDED_MB) MB are needed" >&2; exit 1; fi; \
+  echo "ERROR: the disk is too full: $$free MB are free here, $(NEEDED_MB) MB are needed (README.md, Try it, says how to do with less)" >&2; exit 1; fi; \
 [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV) > $(VENV).log 2>&1 || { \
   echo "ERROR: no virtual environment could be made in $(VENV): $$(tail -n 1 $(VENV).log)" >&2; rm -rf $(VENV); exit 1; }; \
 echo "Installing $(strip $(subst -r ,,$(1))) into $(VENV), this takes a few minutes ..."; \

@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -40,6 +42,22 @@ def test_environments_pin_what_the_requirements_pin():
     assert set(wanted) - used == {"snakemake", "snakemake-executor-plugin-slurm", "jsonschema"}
     # vllm wants an older transformers; all other versions are the same everywhere.
     assert {name for name in set(wanted) & set(beside) if wanted[name] != beside[name]} == {"transformers"}
+
+
+def test_a_full_disk_is_refused_before_packages_are_fetched(tmp_path):
+    """By what torch's build for CUDA takes, and by less where README's index for the CPU is named."""
+    (tmp_path / "df").write_text("#!/bin/sh\necho; echo disk 9 9 5000 9 /\n")
+    (tmp_path / "df").chmod(0o755)
+    (tmp_path / "uname").write_text("#!/bin/sh\necho Linux\n")
+    (tmp_path / "uname").chmod(0o755)
+    (tmp_path / "requirements.txt").touch()
+    command = ["make", "--file", ROOT / "Makefile", "PYTHON=" + sys.executable, ".venv/.installed"]
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PIP_EXTRA_INDEX_URL": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode != 0 and "5000 MB are free here, 8000 MB are needed" in done.stderr and not (tmp_path / ".venv").exists()
+    (index,) = re.findall(r"^PIP_EXTRA_INDEX_URL=(\S+) make demo$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    done = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, env={**environment, "PIP_EXTRA_INDEX_URL": index}, cwd=tmp_path)
+    assert '"$free" -lt 4000 ]' in done.stdout
 
 
 def test_container_file_holds_the_environments_as_they_are():
