@@ -171,3 +171,12 @@ def test_every_rule_says_what_it_needs_and_leaves():
         body = re.split(r"^use rule ", rule, flags=re.MULTILINE)[0]
         for needed in ("log:", "benchmark:", "conda:", "threads:", "mem_mb=", "runtime=", "message:", "script:", "code=library("):
             assert needed in body, f"{rule.splitlines()[0]} lacks {needed}"
+
+
+def test_the_profiles_example_names_every_rule_that_asks_for_a_gpu():
+    """Else its job waits in a partition that has none."""
+    text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    asking = {rule.split(":")[0] for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:] if re.search(r"^ +gpu=", rule.split("use rule ")[0], re.MULTILINE)}
+    asking |= {new for old, new in re.findall(r"^use rule (\w+) as (\w+) with:", text, re.MULTILINE) if old in asking}
+    example = re.search(r"^# set-resources:\n((#   \w+: .*\n)+)", (ROOT / "profiles" / "slurm" / "profile.yaml").read_text(), re.MULTILINE).group(1)
+    assert len(asking) >= 16 and {line.split(":")[0].strip("# ") for line in example.splitlines()} == asking
