@@ -138,7 +138,18 @@ def imports_of(name):
 
 def source_files(found):
     """The files that sources are read from, so that new data reruns what it should."""
-    return [str(path) for source in found for path in sources.files_of(source)]
+    files = [str(path) for source in found for path in sources.files_of(source)]
+    for file in files:
+        if not nameable(file):
+            raise WorkflowError(
+                f"{file}: the name of a file of seed pairs or prompts must not hold any of {{}}<>"
+            )
+    return files
+
+
+def nameable(file):
+    """Whether a file can be an input: Snakemake takes braces for wildcards and angle brackets for folders, whatever they are."""
+    return not set("{}<>") & set(file)
 
 
 # What the corpus is cut into for its jobs; it does not shape the result.
@@ -151,8 +162,15 @@ def part_of(wildcards):
 
 
 def files_of_part(wildcards):
-    """The files of one part of the corpus."""
-    return [file for _, _, files in part_of(wildcards) for file in files]
+    """The files of one part of the corpus. A dump may have any names; the job reads by its params what cannot be named here."""
+    return [
+        file for _, _, files in part_of(wildcards) for file in files if nameable(file)
+    ]
+
+
+def corpus_names(wildcards):
+    """The names of the corpus's sources; a function, since of a list Snakemake would fill in braces."""
+    return [sources.name_of(source) for source in config["corpus"]["sources"]]
 
 
 def of_parts(pattern):

@@ -133,7 +133,7 @@ rule deduplicate_corpus:
         mem_mb=merge_memory,
         runtime="4h",
     params:
-        names=[sources.name_of(source) for source in config["corpus"]["sources"]],
+        names=corpus_names,
         near_duplicates=config["corpus"]["near_duplicates"],
     message:
         "Dropping segments that the corpus has twice"

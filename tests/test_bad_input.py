@@ -7,6 +7,8 @@ import pytest
 import yaml
 from conftest import pair
 
+from backtranslation import records
+
 GOOD = [pair(n) for n in range(1, 21)]
 
 
@@ -74,3 +76,21 @@ def test_tokenizer_without_chat_template(snakemake, tmp_path, tiny):
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(changed))
     code, printed = snakemake(*arguments, "-n")
     assert code == 0 and "ingest_seed" not in printed
+
+
+def test_names_that_snakemake_would_fill_in(snakemake, tmp_path, tiny):
+    """A corpus's files may have any names and are read; a seed file with such a one is refused by its name."""
+    (tmp_path / "pages").mkdir()
+    names = ["pages/{name}.txt", "pages/<results>.txt", "pages/}.txt", "{one}.txt"]
+    for name in names:
+        (tmp_path / name).write_text(f"This is what stands in the file {name} alone.")
+    (tmp_path / "seed.jsonl").write_bytes(lines(GOOD))
+    (tmp_path / "{seed}.jsonl").write_bytes(lines(GOOD))
+    corpus = {"sources": [{"path": "pages"}, {"path": "{one}.txt"}], "near_duplicates": None, "sample": 4}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config(tiny, corpus=corpus)))
+    code, printed = snakemake("results/bad/corpus/segments.parquet", "--cores", "1", "--configfile", "my.yaml")
+    assert code == 0, printed
+    assert sorted(row["source"] for row in records.read(tmp_path / "results/bad/corpus/segments.parquet")) == sorted(names)
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config(tiny, corpus=corpus, seed={"sources": [{"path": "{seed}.jsonl"}]})))
+    code, printed = snakemake("-n", "--configfile", "my.yaml")
+    assert code != 0 and "{seed}.jsonl: the name of a file of seed pairs or prompts must not hold any of {}<>" in printed, printed
