@@ -55,7 +55,7 @@ rule check_judge:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         signal=config["curation"]["keep"]["signal"],
@@ -110,7 +110,7 @@ rule report_audit:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         random_seed=config["random_seed"],

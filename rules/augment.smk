@@ -52,7 +52,7 @@ rule gate_candidates:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="1h",
     message:
         "Dropping broken instructions"

@@ -17,7 +17,7 @@ rule reverse_seed:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         # In a mapping, since Snakemake would fill the braces of a plain text.

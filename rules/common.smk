@@ -462,6 +462,11 @@ HARNESS_ENV = (
 )
 
 
+def data_memory(wildcards, attempt):
+    """Memory of a job that holds no model, more with each attempt."""
+    return 4000 * attempt
+
+
 def merge_memory(wildcards, attempt):
     """Memory of the job that sees the whole corpus, about 200 bytes a segment; more with each attempt."""
     return 2000 * 2**attempt

@@ -57,7 +57,7 @@ rule filter_candidates:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="1h",
     params:
         keep=config["curation"]["keep"],
@@ -82,7 +82,7 @@ checkpoint decide:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         stop=config["curation"]["stop"],
@@ -112,7 +112,7 @@ rule publish_curated:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     message:
         "Writing the curated set"

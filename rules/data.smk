@@ -41,7 +41,7 @@ rule fetch_data:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="12h",
     params:
         source=hub_source,
@@ -68,7 +68,7 @@ rule ingest_seed:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="1h",
     params:
         seed=config["seed"],
@@ -100,7 +100,7 @@ rule segment_corpus:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="4h",
     params:
         part=part_of,
@@ -157,7 +157,7 @@ rule sample_segments:
         "../envs/inference.yaml"
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="4h",
     params:
         tokens=config["corpus"]["tokens"],

@@ -22,7 +22,7 @@ rule mix_examples:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         tags=config["forward"]["tags"],

@@ -19,7 +19,7 @@ rule draw_heldout:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="1h",
     params:
         corpus_pairs=config["proof"]["corpus_pairs"],
@@ -46,7 +46,7 @@ rule mix_arm:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         signal=config["curation"]["keep"]["signal"],
@@ -225,7 +225,7 @@ rule compare_arms:
         "../envs/inference.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="1h",
     params:
         search=list(config["proof"]["search"] or {}),
@@ -263,7 +263,7 @@ rule draw_proof:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         drawn=config["proof"]["drawn"],
@@ -295,7 +295,7 @@ rule draw_win_rates:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=data_memory,
         runtime="30m",
     message:
         "Drawing win rates beside the audit of their judge"

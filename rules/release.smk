@@ -19,7 +19,7 @@ rule export_curated:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         tags=config["forward"]["tags"],
@@ -47,7 +47,7 @@ rule dataset_card:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         card=CARD,
@@ -76,7 +76,7 @@ rule model_card:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         card=CARD,
@@ -162,7 +162,7 @@ rule push_dataset:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="12h",
     params:
         kind="dataset",

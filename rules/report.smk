@@ -50,7 +50,7 @@ rule report_funnel:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         candidates=config["generation"]["candidates"],
@@ -116,7 +116,7 @@ rule report_figures:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         keep=config["curation"]["keep"],
@@ -148,7 +148,7 @@ rule report_examples:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         keep=config["curation"]["keep"],
@@ -182,7 +182,7 @@ rule report_browse:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     message:
         "Making the page of all candidates"
@@ -211,7 +211,7 @@ rule report_labelling:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         labelling=config["report"]["labelling"],
@@ -251,7 +251,7 @@ rule report_iterations:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         signal=config["curation"]["keep"]["signal"],
@@ -292,7 +292,7 @@ rule report_costs:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     message:
         "Adding up time and memory"
@@ -330,7 +330,7 @@ rule report_setup:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         config=config,
@@ -370,7 +370,7 @@ rule report_words:
         "../envs/data.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=data_memory,
         runtime="30m",
     params:
         keep=config["curation"]["keep"],
