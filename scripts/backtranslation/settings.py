@@ -12,6 +12,22 @@ class SettingsError(ValueError):
     """The configuration is wrong; the message names the key and what was expected."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML's would take the last and drop the first without a word."""
+
+    # Before merge keys (<<) are filled in, whose settings may well stand beside them again.
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                at = key.start_mark.line + 1
+                if key.value in lines:
+                    raise SettingsError(f"{key.start_mark.name}: line {at}: the key {key.value!r} stands in line {lines[key.value]} already")
+                lines[key.value] = at
+        return node
+
+
 def _fill_defaults(value: Any, schema: dict[str, Any]) -> None:
     if isinstance(value, dict):
         for key, inner in schema.get("properties", {}).items():
@@ -71,6 +87,20 @@ def check_training(config: dict[str, Any]) -> None:
         )
 
 
+def read(path: Path) -> dict[str, Any]:
+    """The settings that stand in a file. Raises SettingsError."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            found = yaml.load(file, _Loader)
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings")
+    return found
+
+
 def load(folder: Path, *files: Path) -> dict[str, Any]:
     """The configuration of `folder`/config.yaml with `files` laid over it, checked by `folder`/schema.yaml.
 
@@ -78,15 +108,7 @@ def load(folder: Path, *files: Path) -> dict[str, Any]:
     """
     config: dict[str, Any] = {}
     for path in (folder / "config.yaml", *files):
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-        if not isinstance(found, dict):
-            raise SettingsError(f"{path}: expected a mapping of settings")
-        config = merge(config, found)
+        config = merge(config, read(path))
     validate(config, yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8")))
     return config
 
