@@ -13,7 +13,7 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import grid, harness, models, records, settings, sources
+from backtranslation import grid, harness, labels, models, records, settings, sources
 from backtranslation.records import COLUMNS, fingerprint
 
 
@@ -34,13 +34,33 @@ def check_config():
         ):
             for source in found:
                 sources.check(source, roles)
-        if not Path(config["judge"]["rubric"]).is_file():
-            raise settings.SettingsError(
-                f"judge.rubric: {config['judge']['rubric']}: no such file"
-            )
-        labels = config["audit"]["labels"]
-        if labels and not Path(labels).is_file():
-            raise settings.SettingsError(f"audit.labels: {labels}: no such file")
+        for source in config["corpus"]["sources"]:
+            shortest, longest = source["min_chars"], source["max_chars"]
+            if shortest >= longest:
+                raise settings.SettingsError(
+                    f"corpus.sources: {sources.name_of(source)}: min_chars {shortest} is not below max_chars {longest}"
+                )
+        for key, model in (
+            ("model", config["model"]),
+            ("judge.model", config["judge"]["model"]),
+        ):
+            if model and model["kind"] == "path" and not Path(model["name"]).is_dir():
+                raise settings.SettingsError(
+                    f"{key}.name: {model['name']}: no such folder"
+                )
+        rubric = Path(config["judge"]["rubric"])
+        if not rubric.is_file():
+            raise settings.SettingsError(f"judge.rubric: {rubric}: no such file")
+        for place in ("{instruction}", "{response}"):
+            if place not in rubric.read_text(encoding="utf-8"):
+                raise settings.SettingsError(
+                    f"judge.rubric: {rubric}: the text lacks {place}"
+                )
+        labelled = config["audit"]["labels"]
+        if labelled and not Path(labelled).is_file():
+            raise settings.SettingsError(f"audit.labels: {labelled}: no such file")
+        if labelled:
+            labels.read_labels(labelled)
         signal, asked = config["curation"]["keep"]["signal"], config["judge"]["signals"]
         if signal != "combination" and not any(
             signal in COLUMNS[name] for name in asked
@@ -66,10 +86,12 @@ def check_config():
             )
         if "{response}" not in config["backward"]["prompt"]:
             raise settings.SettingsError("backward.prompt: the text lacks {response}")
-        if (
-            "single" in config["proof"]["arms"]
-            and config["generation"]["candidates"] == 1
-        ):
+        generation = config["generation"]
+        if generation["candidates"] > 1 and generation["temperature"] == 0:
+            raise settings.SettingsError(
+                "generation.candidates: more than one needs generation.temperature above 0, or all are the same"
+            )
+        if "single" in config["proof"]["arms"] and generation["candidates"] == 1:
             raise settings.SettingsError(
                 "proof.arms: single needs generation.candidates above 1, or it is curated"
             )

@@ -190,12 +190,14 @@ def test_the_target_release_makes_all_of_it(snakemake, tmp_path):
         ("forward/model/merge.json", {"merged_quantization": "none", "dtype": "bfloat16"}),
     ):
         write_json(value, results / path)
-    config = {"name": "made", "model": {"kind": "path", "name": "/somewhere/base"}, "release": {"licences": [{"of": "/somewhere/base", "licence": "apache-2.0"}]}}
+    base = tmp_path / "somewhere"
+    base.mkdir()
+    config = {"name": "made", "model": {"kind": "path", "name": str(base)}, "release": {"licences": [{"of": str(base), "licence": "apache-2.0"}]}}
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
     # The base model's folder has a name that only the workflow knows.
     code, printed = snakemake("release", "--cores", "1", "--configfile", "my.yaml", "-n")
     (manifest,) = set(re.findall(r"resources/models/\S+/manifest\.json", printed))
-    write_json({**MANIFEST, "kind": "path", "name": "/somewhere/base", "revision": None}, tmp_path / manifest)
+    write_json({**MANIFEST, "kind": "path", "name": str(base), "revision": None}, tmp_path / manifest)
     made = ["release", "export_curated", "dataset_card", "model_card"]
     code, printed = snakemake("release", "--cores", "1", "--configfile", "my.yaml", "--rerun-triggers", "mtime", "--allowed-rules", *made)
     assert code == 0, printed

@@ -51,7 +51,7 @@ VALUES: dict[str, Any] = {
     "judge.model": OTHER_MODEL,
     "judge.signals": ["rating"],
     "judge.rubric": "config/rubrics/additive.txt",
-    "audit.labels": PAIRS,
+    "audit.labels": "labels.jsonl",
     "audit.on_fail": "stop",
     "curation.stop": {"signal": "audit", "patience": 1},
     "curation.keep.signal": "rating",
@@ -153,6 +153,7 @@ def walk() -> dict[str, list[str]]:
     Path("config").symlink_to(ROOT / "config")
     Path("tasks").mkdir()
     Path("tasks/one.yaml").write_text("{task: one, dataset_path: json, dataset_kwargs: {data_files: {test: one.yaml}}}")
+    Path("labels.jsonl").write_text('{"instruction": "What?", "chosen": "This.", "rejected": "No."}')
     pretend_finished(snakemake)
     assert "Nothing to be done" in snakemake("--dry-run")
     config = yaml.safe_load(Path("config/config.yaml").read_text())

@@ -1,19 +1,19 @@
 """The audit: does the judge tell good pairs from bad ones, measured before it is believed."""
 
-import csv
 import dataclasses
-import json
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from backtranslation.judge import DECIDING, Judge, rate
+from backtranslation.labels import AuditError as AuditError
+from backtranslation.labels import labelled
+from backtranslation.labels import read_labels as read_labels
 from backtranslation.logs import logger
-from backtranslation.records import Row, WorkFile, first_of, other_of, row_id, uncell
+from backtranslation.records import Row, WorkFile, first_of, other_of, row_id
 
 KINDS = {
     "shuffled": "the response of another pair",
@@ -58,22 +58,6 @@ INJECTIONS = tuple(
 """Twenty texts that try to write the rating from inside a response."""
 
 
-class AuditError(ValueError):
-    """The audit cannot be made, or the judge failed it; the message says why."""
-
-
-def _row(pair: Row, kind: str, instruction: str, text: str) -> Row:
-    return {
-        "id": row_id(pair["id"], kind),
-        "pair": pair["id"],
-        "kind": kind,
-        "instruction": instruction,
-        "text": text,
-        "label": int(kind == "true"),
-        "length": float(len(text.split())),
-    }
-
-
 def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
     """Labelled pairs from held-out ones: each true pair, and of each kind of KINDS one bad pair.
 
@@ -105,54 +89,7 @@ def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
             "injected": (instruction, "\n\n".join([*lines, _FOREIGN[(n + 1) % len(_FOREIGN)]])),
             "refusal": (instruction, _REFUSALS[n % len(_REFUSALS)]),
         }
-        rows += [_row(pair, "true", instruction, response), *(_row(pair, kind, *bad[kind]) for kind in KINDS)]
-    return rows
-
-
-def _label_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number, object) of each row of a jsonl file; or of each labelled row of a csv as the labelling page's rule writes it."""
-    if path.suffix == ".csv":
-        with open(path, encoding="utf-8", newline="") as stream:
-            # Row 1 is the header.
-            for n, cells in enumerate(csv.DictReader(stream), 2):
-                found = {name: uncell(text or "") for name, text in cells.items() if name}
-                if label := found.get("label", "").strip():
-                    yield n, {**found, "label": int(label) if label in ("0", "1") else label}
-        return
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield n, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise AuditError(f"{path}: row {n}: no JSON ({error.msg})") from error
-
-
-def read_labels(path: str | Path) -> list[Row]:
-    """Labelled pairs from jsonl: `instruction`, `response` and `label` (1 good, 0 bad), or `chosen` and `rejected`.
-
-    A csv with the columns instruction, response and label serves as well; its rows without a label
-    are passed over. A preference becomes two rows, chosen and rejected. Raises AuditError naming the
-    row and the field.
-    """
-    rows: list[Row] = []
-    for n, found in _label_rows(Path(path)):
-        if not isinstance(found, dict):
-            raise AuditError(f"{path}: row {n}: no object with the fields instruction, response and label")
-        preference = "chosen" in found or "rejected" in found
-        texts = ("chosen", "rejected") if preference else ("response",)
-        for name in ("instruction", *texts):
-            if not isinstance(found.get(name), str) or not found[name].strip():
-                raise AuditError(f"{path}: row {n}: the field {name} is missing, empty or no text")
-        if not preference and (isinstance(found.get("label"), bool) or found.get("label") not in (0, 1)):
-            raise AuditError(f"{path}: row {n}: the field label is {found.get('label')!r}; expected 1 (good) or 0 (bad)")
-        for name in texts:
-            # Answers to one instruction belong together, whoever compared them; the same answer is rated once.
-            row = _row({"id": row_id(found["instruction"])}, name, found["instruction"], found[name])
-            label = int(name == "chosen") if preference else found["label"]
-            rows.append({**row, "id": row_id(found["instruction"], found[name]), "label": label})
-    if len({row["label"] for row in rows}) < 2:
-        raise AuditError(f"{path}: {len(rows)} pairs, which need labels of both kinds, good and bad")
+        rows += [labelled(pair, "true", instruction, response), *(labelled(pair, kind, *bad[kind]) for kind in KINDS)]
     return rows
 
 
