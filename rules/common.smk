@@ -115,6 +115,10 @@ def check_config():
         methods = workflow.deployment_settings.deployment_method
         if DeploymentMethod.CONDA not in methods:
             settings.check_packages(config)
+        elif config["report"]["embedding"]:
+            raise settings.SettingsError(
+                "report.embedding: the conda environments do not hold all-MiniLM-L6-v2; set it to false, or leave --sdm conda out"
+            )
     except ValueError as error:
         raise WorkflowError(str(error)) from None
 

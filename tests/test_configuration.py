@@ -141,6 +141,12 @@ def test_snakemake_refuses_before_any_job(snakemake, tmp_path, text, message):
     assert not (tmp_path / "results").exists() and "Traceback" not in printed
 
 
+def test_what_the_conda_environments_do_not_hold_is_refused(snakemake, tmp_path):
+    (tmp_path / "my.yaml").write_text("report: {embedding: true}")
+    code, printed = snakemake("-n", "--sdm", "conda", "--configfile", "my.yaml")
+    assert code != 0 and "report.embedding: the conda environments do not hold all-MiniLM-L6-v2" in printed, printed
+
+
 def test_merge_keys_are_no_keys_that_stand_twice(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_text("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}\nd: [{x: 1}, {x: 1}]\n")
