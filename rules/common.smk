@@ -228,16 +228,20 @@ def tokenizer_for_lengths():
     return []
 
 
+def weights_of(model):
+    """What makes the weights of a base model differ: all but how it is talked to."""
+    return {key: value for key, value in model.items() if key != "template"}
+
+
 def model_key(model):
     """Folder name of a base model: readable, and different for whatever makes the weights differ."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model["name"]).name).strip("-")
-    weights = {key: value for key, value in model.items() if key != "template"}
-    return f"{readable}-{fingerprint(weights)[:8]}"
+    return f"{readable}-{fingerprint(weights_of(model))[:8]}"
 
 
 # The base model, and a fixed judge where there is one, by the name of their folder.
 MODELS = {
-    model_key(model): model
+    model_key(model): weights_of(model)
     for model in (config["model"], config["judge"]["model"])
     if model
 }
