@@ -178,6 +178,8 @@ def test_the_profiles_example_names_every_rule_that_asks_for_a_gpu():
     """Else its job waits in a partition that has none."""
     text = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     asking = {rule.split(":")[0] for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:] if re.search(r"^ +gpu=", rule.split("use rule ")[0], re.MULTILINE)}
+    # With --cores 2 no two of them share the first GPU of a machine (docs/training.md).
+    assert all(re.search(rf"^rule {rule}:(?:(?!\n(?:use )?rule ).)*?\n    threads: 2\n", text, re.DOTALL | re.MULTILINE) for rule in asking)
     asking |= {new for old, new in re.findall(r"^use rule (\w+) as (\w+) with:", text, re.MULTILINE) if old in asking}
     example = re.search(r"^# set-resources:\n((#   \w+: .*\n)+)", (ROOT / "profiles" / "slurm" / "profile.yaml").read_text(), re.MULTILINE).group(1)
     assert len(asking) >= 16 and {line.split(":")[0].strip("# ") for line in example.splitlines()} == asking
