@@ -50,7 +50,8 @@ include: "rules/release.smk"
 
 onsuccess:
     # Only for a run of the default target; it says nothing in a dry run or when there was nothing to do.
-    if not workflow.dag_settings.targets and not workflow.touch:
+    given = workflow.dag_settings
+    if not given.targets and not given.until and not workflow.touch:
         logger.info(summary_of_run())
 
 

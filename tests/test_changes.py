@@ -34,3 +34,9 @@ def test_a_folder_that_was_moved_does_nothing_again(tmp_path, monkeypatch):
     (tmp_path / "here").rename(tmp_path / "there")
     code, printed = run_snakemake(tmp_path / "there", "--snakefile", "Snakefile", "--dry-run")
     assert code == 0 and "Nothing to be done" in printed, printed
+
+
+def test_a_run_that_goes_part_of_the_way_says_nothing_of_the_end(snakemake):
+    """As docs/offline.md has it fetch beforehand, and nothing else."""
+    code, printed = snakemake("--until", "ingest_seed", "--cores", "1")
+    assert code == 0 and "Finished jobid" in printed and "Done." not in printed, printed
