@@ -203,6 +203,7 @@ def test_command_plans_the_shipped_set_up_without_the_hub():
     assert "Every rule fits into the 16 GB of T4." in done.stdout
     assert "timdettmers/openassistant-guanaco: 9846 rows are assumed" in done.stdout
     assert re.search(r"^train_backward +8,861 .* 2,216 ", done.stdout, re.MULTILINE)
+    assert done.stdout.strip() in (ROOT / "docs" / "llama2.md").read_text()
 
 
 def test_wrong_configuration_is_one_sentence(tmp_path):
