@@ -30,6 +30,13 @@ def test_the_terminal_sees_how_far_a_job_is(tmp_path):
     assert "instructions: 2 of 4, " in log and "tokens/s" in log and "noise of a library" in log
 
 
+def test_names_that_are_no_text_are_shown_as_they_can_be(tmp_path):
+    program = "import sys\nfrom backtranslation import logs\nwith logs.job(sys.argv[1]):\n    logs.warn('a.\\udcff is passed over')\n    raise ValueError('b.\\udcff')\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "log"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines() == [r"WARNING: a.\udcff is passed over", r"ERROR: b.\udcff"]
+
+
 def test_measurements_say_how_far_they_are(caplog, tmp_path):
     work = WorkFile(tmp_path, "once")
     work.add("a", 1.0)

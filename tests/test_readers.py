@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import random
 import tarfile
 import tracemalloc
 import zipfile
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backtranslation import extraction, readers
-from backtranslation.sources import files_of, parts
+from backtranslation.sources import SourceError, files_of, parts, read_corpus, read_seed
 
 PAGE = "<html><body><nav><a href=/>Home</a></nav><main><h1>Title</h1><p>A paragraph of the page, with its text.</p></main></body></html>"
 
@@ -79,6 +80,66 @@ def test_archives_are_read_in_place_and_never_leave_it(tmp_path, kind):
     before = sorted(tmp_path.rglob("*"))
     assert texts(path) == ["# Title\n\nA paragraph of the page, with its text.", "unsafe_path", "unsafe_path", "Text."]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_pages_of_one_name_are_rows_of_it(tmp_path, kind):
+    path = tmp_path / f"pages.{kind}"
+    names = ["a.txt", "b.txt", "a.txt", "a.png", "a.txt"]
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            for name in names:
+                archive.writestr(name, "Text.")
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                info.size = 5
+                archive.addfile(info, io.BytesIO(b"Text."))
+    found = [(name, number) for name, number, _ in readers.rows(path, ["text"])]
+    assert found == [(f"{path}!a.txt", 1), (f"{path}!b.txt", 1), (f"{path}!a.txt", 2), (f"{path}!a.txt", 3)]
+    documents = [row for row, _ in read_corpus({"path": str(path), "layout": "columns"})]
+    assert len(documents) == 4
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_page_of_a_zip_costs_that_page(tmp_path, packing):
+    path = tmp_path / "pages.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.txt", f"Text of {name}. " + random.Random(name).randbytes(500).hex())
+        at = archive.getinfo("b.txt").header_offset
+    data = bytearray(path.read_bytes())
+    data[at + 60 : at + 80] = b"\xff" * 20
+    path.write_bytes(data)
+    found = list(readers.rows(path, ["text"]))
+    assert [name for name, _, _ in found] == [f"{path}!{name}.txt" for name in "abc"]
+    assert [row.reason if isinstance(row, readers.Problem) else row["text"][:10] for _, _, row in found] == ["Text of a.", "unreadable", "Text of c."]
+
+
+def test_an_archive_damaged_anywhere_is_rows_and_problems(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("é.txt", "Text.")
+    whole, details = (tmp_path / "a.zip").read_bytes(), set()
+    for at in range(len(whole)):
+        (tmp_path / "a.zip").write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+        details |= {row.detail.split(":")[0] for _, _, row in readers.rows(tmp_path / "a.zip", ["text"]) if isinstance(row, readers.Problem)}
+    assert {"BadZipFile", "UnicodeDecodeError"} <= details
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr(zipfile.ZipInfo(""), "x")
+        archive.writestr("a.txt", "Text.")
+    assert texts(tmp_path / "b.zip") == ["Text."]
+    with tarfile.open(tmp_path / "c.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"Text."))
+        info = tarfile.TarInfo("b.txt")
+        info.pax_headers = {"GNU.sparse.size": "no number"}
+        archive.addfile(info, io.BytesIO())
+    assert texts(tmp_path / "c.tar") == ["Text.", "unreadable"]
+    # Of seed pairs the file is named.
+    with pytest.raises(SourceError, match=r"c\.tar: row 2: ValueError: "):
+        read_seed([{"path": str(tmp_path / "c.tar"), "layout": "columns", "columns": {"instruction": "text", "response": "text"}, "language": None}])
 
 
 def bomb(path, name: str) -> None:

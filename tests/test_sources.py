@@ -1,12 +1,14 @@
 """Own data by configuration alone; damage is named with file, row and field, or goes to the ledger."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_segments import FILTERS
 
-from backtranslation import sources
+from backtranslation import corpus, decontamination, records, sources
 from backtranslation.sources import CORPUS_ROLES, SEED_ROLES, SourceError
 
 ROWS = [{"q": {"text": "What is it?"}, "a": ["An answer, with a comma."]}, {"q": {"text": "And this?"}, "a": ["Größe: 3 µm"]}]
@@ -23,6 +25,15 @@ def read(source: dict) -> tuple[list[dict], list[tuple]]:
     """(usable rows, (row number, reason, detail) of the others) of a corpus source."""
     rows = list(sources.read_corpus(source))
     return [row for row, problem in rows if not problem], [(row["row"], problem.reason, problem.detail) for row, problem in rows if problem]
+
+
+def cut_part(folder, source: dict) -> dict:
+    """What the job of a corpus that is this one source counts; its `pieces` and `dropped` are tables in the folder."""
+    whole = {"min_chars": 1, "max_chars": 10_000, **source}
+    files = [str(file) for file in sources.files_of(source)]
+    paths = [str(folder / name) for name in ("pieces", "dropped", "counts")]
+    corpus.cut_part([(0, whole, files)], FILTERS, decontamination.Protected([], 10), *paths)
+    return records.read_json(paths[2])
 
 
 def write(path, rows: list, **settings) -> dict:
@@ -131,6 +142,34 @@ def test_dirty_corpus_goes_to_the_ledger(tmp_path):
         (5, "empty_field"),
         (6, "row_too_long"),
     ]
+
+
+def test_half_surrogates_and_names_that_are_no_text_cost_one_row(tmp_path):
+    """JSON may hold halves of surrogate pairs, and files of other systems names in other encodings; no table takes either."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "a.jsonl", [{"text": "Good."}])
+    (folder / "b.jsonl").write_text('{"\\ud800k": 1}\n{"text": "Fine."}\n')
+    (folder / "c.csv").write_bytes(b"text\xff,b\nabc,1\n")
+    for name in (b"d\xfe.txt", b"d\xff.txt"):
+        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_text("The same in both.")
+    counts = cut_part(tmp_path, source(folder))
+    kept, dropped = (records.read(tmp_path / name) for name in ("pieces", "dropped"))
+    assert [row["text"] for row in kept] == ["Good.", "Fine.", "The same in both.", "The same in both."] and len({row["source"] for row in kept}) == 4
+    assert [(Path(row["source"]).name, row["row"], row["reason"], row["detail"]) for row in dropped] == [
+        ("b.jsonl", 1, "missing_field", "no field 'text'; fields present: ?k"),
+        ("c.csv", 1, "missing_field", "no field 'text'; fields present: text?, b"),
+    ]
+    assert counts["0"]["rows"] == 6
+
+
+def test_lima_turns_with_half_a_surrogate_pair(tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"conversations": ["Ask.", "Answer."]}\n{"conversations": ["Ask.", "\\ud83d"]}\n{"conversations": ["\\ud83d", "Answer."]}\n')
+    lima = source(tmp_path / "l.jsonl", layout="lima")
+    documents, dropped = read(lima)
+    assert len(documents) == 1 and [(row, reason) for row, reason, _ in dropped] == [(2, "invalid_utf8"), (3, "invalid_utf8")]
+    with pytest.raises(SourceError, match=r"l\.jsonl: row 2: field 'conversations': holds half a surrogate pair"):
+        sources.read_seed([lima])
 
 
 def test_csv_with_damage(tmp_path):

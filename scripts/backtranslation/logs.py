@@ -67,7 +67,8 @@ def job(log: str | Path, online: bool = False) -> Iterator[None]:
         os.environ["HF_HUB_OFFLINE"] = "1"
     sys.stdout.flush()
     sys.stderr.flush()
-    terminal = os.fdopen(os.dup(2), "w")
+    # As stderr itself: names of files may hold bytes that are no text.
+    terminal = os.fdopen(os.dup(2), "w", errors="backslashreplace")
     _terminals.append(terminal)
     started = time.monotonic()
     try:

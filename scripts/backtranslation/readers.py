@@ -10,7 +10,7 @@ import json
 import re
 import tarfile
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from backtranslation import extraction
+from backtranslation.records import encodable
 
 MAX_ROW_BYTES = 10_000_000
 """A longer row is damage, not text; it is never loaded whole."""
@@ -53,6 +54,11 @@ class _Damaged(Exception):
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)
         self.problem = Problem(reason, detail)
+
+
+def _unreadable(error: Exception) -> Problem:
+    said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    return Problem("unreadable", said)
 
 
 Rows = Iterator[tuple[str, int, Any]]
@@ -235,42 +241,53 @@ def _warc(path: Path, columns: list[str]) -> Rows:
             yield str(path), number, _page(bytes(data), "html" in kind)
 
 
-def _member(path: Path, name: str, data: Callable[[], bytes]) -> Iterator[tuple[str, int, Any]]:
-    """The page in an archive, if it is one; its name is only shown, never used as a path."""
-    shown = f"{path}!{name}".encode("utf-8", "replace").decode()
+def _member(path: Path, name: str, seen: Counter[int], data: Callable[[], bytes | Problem]) -> Rows:
+    """The page in an archive, if it is one; its name is only shown, never used as a path.
+
+    An archive may hold several pages of one name: `seen` counts them, and they are rows 1, 2, ... of it.
+    """
+    shown = f"{path}!{encodable(name)}"
     inside = PurePosixPath(name.replace("\\", "/"))
-    if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", name):
-        yield shown, 1, Problem("unsafe_path", "the archive names a path outside of itself")
-    elif kind_of(name) in PAGE_SUFFIXES:
-        yield shown, 1, _page(data(), kind_of(name) in HTML_SUFFIXES)
+    unsafe = inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", name)
+    if not unsafe and kind_of(name) not in PAGE_SUFFIXES:
+        return
+    # Hashes, since an archive may hold millions of pages.
+    seen[hash(shown)] += 1
+    page = Problem("unsafe_path", "the archive names a path outside of itself") if unsafe else data()
+    yield shown, seen[hash(shown)], page if isinstance(page, Problem) else _page(page, kind_of(name) in HTML_SUFFIXES)
 
 
 def _zip(path: Path, columns: list[str]) -> Rows:
-    left = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size)
+    left, seen = max(_BOMB_BYTES, _BOMB_RATIO * path.stat().st_size), Counter[int]()
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):
                 continue
 
             left -= min(info.file_size, MAX_ROW_BYTES)
             if left < 0:
                 raise _Damaged("compression_bomb", f"holds more than {_BOMB_RATIO} times its size")
-            yield from _member(path, info.filename, partial(_inflated, archive, info))
+            yield from _member(path, info.filename, seen, partial(_inflated, archive, info))
 
 
-def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    with archive.open(info) as stream:
-        return stream.read(MAX_ROW_BYTES + 1)
+def _inflated(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | Problem:
+    """The bytes of a member, each of which is packed by itself: the others can be read where one cannot."""
+    try:
+        with archive.open(info) as stream:
+            return stream.read(MAX_ROW_BYTES + 1)
+    except Exception as error:  # each kind of packing has errors of its own
+        return _unreadable(error)
 
 
 def _tar(path: Path, columns: list[str]) -> Rows:
+    seen = Counter[int]()
     with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for info in archive:
             # What was passed is of no more use; tarfile would keep it.
             archive.members = []  # type: ignore[attr-defined]
             if info.isfile():
                 member = cast(BinaryIO, archive.extractfile(info))
-                yield from _member(path, info.name, partial(member.read, MAX_ROW_BYTES + 1))
+                yield from _member(path, info.name, seen, partial(member.read, MAX_ROW_BYTES + 1))
 
 
 _READERS: dict[str, Callable[[Path, list[str]], Rows]] = {
@@ -290,12 +307,17 @@ def rows(path: Path, columns: list[str]) -> Rows:
 
     `columns` are the columns that will be used, so that others need not be read.
     """
-    number, name = 0, str(path)
-    try:
-        for name, number, row in _READERS[kind_of(path)](path, columns):
-            yield name, number, row
-    except _Damaged as error:
-        yield str(path), number + 1, error.problem
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, RuntimeError, NotImplementedError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
-        yield str(path), number + 1, Problem("unreadable", said)
+    number, found = 0, _READERS[kind_of(path)](path, columns)
+    while True:
+        try:
+            name, number, row = next(found)
+        except StopIteration:
+            return
+        except MemoryError:
+            raise  # no fault of the file
+        except Exception as error:  # the readers of damaged files raise errors of any kind
+            problem = error.problem if isinstance(error, _Damaged) else _unreadable(error)
+            yield encodable(str(path), "backslashreplace"), number + 1, problem
+            return
+        # Names of files may hold bytes that are no text.
+        yield encodable(name, "backslashreplace"), number, row

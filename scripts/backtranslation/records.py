@@ -224,6 +224,11 @@ def blocks(rows: list[Row], size: int = 1000) -> Iterator[list[Row]]:
         yield rows[start : start + size]
 
 
+def encodable(text: str, errors: str = "replace") -> str:
+    """`text` without the halves of surrogate pairs, which no file takes."""
+    return text.encode("utf-8", errors).decode()
+
+
 def drop(row: Row, stage: str, reason: str, detail: str = "", text: str = "") -> Row:
     """A ledger row for `row`."""
     shown = (text or row.get("instruction") or row.get("text") or "")[:300]
@@ -233,8 +238,8 @@ def drop(row: Row, stage: str, reason: str, detail: str = "", text: str = "") ->
         "row": row["row"],
         "stage": stage,
         "reason": reason,
-        "detail": detail,
-        "text": shown.encode("utf-8", "replace").decode(),
+        "detail": encodable(detail),
+        "text": encodable(shown),
     }
 
 

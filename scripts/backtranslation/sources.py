@@ -18,10 +18,11 @@ from typing import Any
 from backtranslation import extraction, readers, segments
 from backtranslation.logs import logger
 from backtranslation.readers import Problem
-from backtranslation.records import Row, drop, fingerprint, row_id, writer
+from backtranslation.records import Row, drop, encodable, fingerprint, row_id, writer
 
 # Turns follow each other without a line break: "### Human: Why?### Assistant: Because."
 _GUANACO_TURN = re.compile(r"### (Human|Assistant):[ \t]*")
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class SourceError(ValueError):
@@ -170,7 +171,7 @@ def _string(record: Any, column: str) -> str | Problem:
         return Problem("missing_field", f"no field {column!r}; fields present: {', '.join(map(str, record))}")
     if not isinstance(value, str):
         return Problem("wrong_type", f"field {column!r}: expected text, found {type(value).__name__}")
-    if re.search("[\ud800-\udfff]", value):
+    if _HALF_PAIR.search(value):
         return Problem("invalid_utf8", f"field {column!r}: holds half a surrogate pair")
     return value
 
@@ -181,7 +182,7 @@ def _extra(record: Any, column: str | None) -> str | None:
         value = pick(record, column) if column else None
     except KeyError:
         return None
-    return None if value is None else str(value).encode("utf-8", "replace").decode()
+    return None if value is None else encodable(str(value))
 
 
 def _from_columns(record: Any, columns: dict[str, str]) -> Text | Problem:
@@ -235,6 +236,8 @@ def _from_lima(record: Any, columns: dict[str, str]) -> Text | Problem:
     turns = record[column]
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         return Problem("wrong_type", f"field {column!r}: expected a list of texts")
+    if any(map(_HALF_PAIR.search, turns)):
+        return Problem("invalid_utf8", f"field {column!r}: holds half a surrogate pair")
     return _from_turns(turns)
 
 
