@@ -60,6 +60,41 @@ def test_pages_of_a_warc_and_a_wet(tmp_path):
         assert found == (["# Title\n\nA paragraph of the page, with its text."] * 2 if "wet" not in name else ["Plain text."] * 2)
 
 
+def answer(body: bytes, **headers: str) -> bytes:
+    """A record of a WARC file."""
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"Content_Type": "text/html", **headers}.items()]
+    content = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode() + body
+    return f"WARC/1.0\r\nWARC-Type: response\r\nContent-Type: application/http; msgtype=response\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress])
+def test_a_damaged_record_of_a_warc_costs_that_record(tmp_path, packed):
+    pages = [f"<html><body><p>What page {number} says is this.</p></body></html>".encode() for number in range(9)]
+    body = gzip.compress(pages[3])
+    records = [
+        answer(pages[0]),
+        answer(b"no gzip", Content_Encoding="gzip"),
+        answer(b"no gzip", Content_Encoding="gzip", Content_Type="image/png"),
+        answer(b"no length\r\n" + pages[2], Transfer_Encoding="chunked"),
+        answer(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body), Transfer_Encoding="chunked", Content_Encoding="gzip"),
+        answer(pages[4]),
+    ]
+    (tmp_path / "a.warc").write_bytes(b"".join(map(packed, records)))
+    expected = ["What page 0 says is this.", "unreadable", "unreadable", "What page 3 says is this.", "What page 4 says is this."]
+    assert texts(tmp_path / "a.warc") == expected
+    assert [number for _, number, _ in readers.rows(tmp_path / "a.warc", ["text"])] == [1, 2, 3, 4, 5]
+
+
+def test_a_warc_that_is_cut_off_says_so_and_keeps_no_torn_page(tmp_path):
+    records = [answer(f"<p>What page {number} says is this, and a little more.</p>".encode()) for number in range(3)]
+    whole = b"".join(records)
+    for left in (40, 60, 130, 200, len(records[2]) - 10):
+        (tmp_path / "a.warc").write_bytes(whole[: 2 * len(records[0]) + left])
+        *pages, (_, number, problem) = readers.rows(tmp_path / "a.warc", ["text"])
+        assert [row["text"][:11] for _, _, row in pages] == ["What page 0", "What page 1"], left
+        assert (number, problem.reason) == (3, "unreadable") and problem.detail.startswith("record 3: "), left
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_archives_are_read_in_place_and_never_leave_it(tmp_path, kind):
     path = tmp_path / f"pages.{kind}"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from backtranslation import extraction
 from backtranslation.records import encodable
@@ -214,31 +214,54 @@ def _text_file(path: Path, columns: list[str]) -> Rows:
         yield str(path), 1, _page(stream.read(MAX_ROW_BYTES + 1), kind_of(path) in HTML_SUFFIXES)
 
 
+def _some(reader: Any, size: int) -> bytes:
+    """What a reader gives, or a little more than `size` bytes of it."""
+    data = bytearray()
+    while len(data) <= size and (block := reader.read(1 << 16)):
+        data += block
+    return bytes(data)
+
+
 def _warc(path: Path, columns: list[str]) -> Rows:
-    """HTML answers of a WARC file, and the plain text of a WET file; unpacked by fastwarc, record by record."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
+    """HTML answers of a WARC file, and the plain text of a WET file; unpacked by fastwarc, record by record.
+
+    Each answer is decoded apart from the file, so that the records after a damaged one can be read.
+    """
+    from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+    def answer(record: WarcRecord, content: bytes, decode: Literal["none", "all"]) -> WarcRecord:
+        found = WarcRecord()
+        found.is_http = record.is_http
+        found.set_bytes_content(content)
+        found.parse_http(auto_decode=decode)
+        return found
 
     number = 0
     with open(path, "rb") as stream:
         wanted = WarcRecordType.response | WarcRecordType.conversion
-        records = iter(ArchiveIterator(stream, record_types=wanted, auto_decode="all", strict_mode=False))
+        records = iter(ArchiveIterator(stream, record_types=wanted, parse_http=False))
         while True:
             try:
                 record = next(records)
+                # Packed or in chunks a page may be longer than it is.
+                content = _some(record.reader, 2 * MAX_ROW_BYTES)
             except StopIteration:
                 return
             except Exception as error:
                 raise _Damaged("unreadable", f"record {number + 1}: {type(error).__name__}: {error}") from error
-            html = record.record_type == WarcRecordType.response
-            kind = (record.http_content_type or "") if html else "text/plain"
-            # Pictures and scripts are no rows.
-            if not kind.startswith(("text/html", "application/xhtml", "text/plain")):
-                continue
+            if len(content) < min(record.content_length, 2 * MAX_ROW_BYTES) or "Content-Length" not in record.headers:
+                raise _Damaged("unreadable", f"record {number + 1}: the file is cut off in it")
+            page: bytes | Problem
+            try:
+                kind = (answer(record, content, "none").http_content_type or "") if record.record_type == WarcRecordType.response else "text/plain"
+                # Pictures and scripts are no rows.
+                if not kind.startswith(("text/html", "application/xhtml", "text/plain")):
+                    continue
+                page = _some(answer(record, content, "all").reader, MAX_ROW_BYTES)
+            except OSError as error:
+                page = _unreadable(error)
             number += 1
-            data = bytearray()
-            while len(data) <= MAX_ROW_BYTES and (block := record.reader.read(1 << 16)):
-                data += block
-            yield str(path), number, _page(bytes(data), "html" in kind)
+            yield str(path), number, page if isinstance(page, Problem) else _page(page, "html" in kind)
 
 
 def _member(path: Path, name: str, seen: Counter[int], data: Callable[[], bytes | Problem]) -> Rows:
