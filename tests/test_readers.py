@@ -88,7 +88,7 @@ def test_a_damaged_record_of_a_warc_costs_that_record(tmp_path, packed):
 def test_a_warc_that_is_cut_off_says_so_and_keeps_no_torn_page(tmp_path):
     records = [answer(f"<p>What page {number} says is this, and a little more.</p>".encode()) for number in range(3)]
     whole = b"".join(records)
-    for left in (40, 60, 130, 200, len(records[2]) - 10):
+    for left in (40, 60, 130, 150, len(records[2]) - 10):
         (tmp_path / "a.warc").write_bytes(whole[: 2 * len(records[0]) + left])
         *pages, (_, number, problem) = readers.rows(tmp_path / "a.warc", ["text"])
         assert [row["text"][:11] for _, _, row in pages] == ["What page 0", "What page 1"], left

@@ -181,6 +181,19 @@ def test_csv_with_damage(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "content, row",
+    [(b'q,a\nOne?,1\nTwo?,"2\nThree?,3\n', 2), (b'q,a\nOne?,1\nTwo?,"2\nThree?,3\nFour?,"4"\n', 2), (b'q,a\nOne?,"so" it is\n', 1), (b'q,"a\nOne?,1\n', 1)],
+)
+def test_a_stray_quotation_mark_swallows_no_rows_in_silence(tmp_path, content, row):
+    path = tmp_path / "c.csv"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=rf"c\.csv: row {row}: not valid CSV"):
+        sources.read_seed([source(path, **FLAT)])
+    documents, dropped = read(source(path, columns={"text": "a"}))
+    assert dropped[0][:2] == (row, "invalid_csv") and not [row for row in documents if "\n" in row["text"]]
+
+
+@pytest.mark.parametrize(
     "make, message",
     [
         (lambda folder: source(folder / "no.jsonl"), r"no\.jsonl: no such file or folder"),

@@ -158,7 +158,12 @@ def _csv(path: Path, columns: list[str]) -> Rows:
             "\0" * (MAX_ROW_BYTES + 1) + "\n" if isinstance(line, Problem) else line.decode("utf-8-sig", "surrogateescape")
             for line in _lines(stream)
         )
-        reader = csv.DictReader(lines)
+        # Strict, since a stray quotation mark would take the rows that follow for a part of its own.
+        reader = csv.DictReader(lines, strict=True)
+        try:
+            reader.fieldnames  # noqa: B018 - reads the header
+        except csv.Error as error:
+            raise _Damaged("invalid_csv", f"not valid CSV: {error}") from error
         number = 0
         while True:
             number += 1
