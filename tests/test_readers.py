@@ -251,6 +251,22 @@ def test_html_nested_a_hundred_thousand_deep(tmp_path, tag):
     assert texts(tmp_path / "a.html") == ["too_deep"]
 
 
+def test_end_tags_of_what_is_not_open_end_nothing():
+    assert extraction.markdown("<body><p>A text.</p>" + "<div><b>x</div>" * 1000).startswith("A text.")
+    with pytest.raises(extraction.PageError, match="too_deep: elements nested 1000 deep"):
+        extraction.markdown("<div></x>" * 1000)
+
+
+@pytest.mark.parametrize("tag", ["<" + "a-" * 1_000_000, "<ul><li>" + "x y " * 500_000, "<ul><a " + "href " * 400_000 + "</ul>", "<ul" + " " * 2_000_000])
+def test_two_megabytes_that_are_never_closed(tag):
+    """With expressions that give back what they took these would take hours, or a gigabyte."""
+    tracemalloc.start()
+    assert extraction.markdown(f"<body><p>A text of the page.</p>{tag}").startswith("A text of the page.")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000_000
+
+
 def test_html_loses_menus_and_scripts_and_keeps_structure(tmp_path):
     page = """<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><head><title>T</title><script>var x = 1;</script></head><body>
     <ul class="docnav"><li><a href="p.html">Prev</a></li></ul><div class="toc"><a href="#a">1. First</a></div>
