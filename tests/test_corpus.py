@@ -85,6 +85,22 @@ def test_the_number_of_parts_changes_nothing(pages, tmp_path):
     assert ends[0][1:] == ends[1][1:] == ends[2][1:]
 
 
+def test_long_documents_are_worked_on_few_at_a_time_with_the_same_result(tmp_path, monkeypatch):
+    lines = [json.dumps({"text": "\n\n".join(made(10 * book + n) for n in range(10))}) for book in range(20)]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    books, at_once, ends = [source(tmp_path / "in.jsonl", cut=True, max_chars=1000)], [], []
+    cut = corpus.segments.segment
+    monkeypatch.setattr(corpus.segments, "segment", lambda documents, filters: at_once.append(len(documents)) or cut(documents, filters))
+    for name, documents, chars in (("all", 1000, 5_000_000), ("few", 1000, 2 * len(lines[0])), ("one", 1, 1)):
+        monkeypatch.setattr(corpus, "BLOCK", documents)
+        monkeypatch.setattr(corpus, "BLOCK_CHARS", chars)
+        at_once.clear()
+        paths = run(tmp_path / name, books, 100)
+        assert {"all": at_once == [20], "few": 1 < max(at_once) <= 4, "one": at_once == [1] * 20}[name]
+        ends.append([read(paths[table]) for table in ("segments.parquet", "dropped.parquet")])
+    assert ends[0] == ends[1] == ends[2] and len(ends[0][0]) > 100
+
+
 def test_the_first_copy_stays_and_the_ledger_names_it(pages, tmp_path):
     paths = run(tmp_path / "out", pages, 100)
     kept, dropped = read(paths["segments.parquet"]), read(paths["dropped.parquet"])

@@ -5,7 +5,7 @@ bytes a segment for near duplicates, some ten bytes else.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from backtranslation import dedup, segments, sources
 from backtranslation.decontamination import Protected
 from backtranslation.logs import Progress, logger
+from backtranslation.readers import Problem
 from backtranslation.records import (
     CORPUS,
     DROPPED,
@@ -22,6 +23,7 @@ from backtranslation.records import (
     RecordError,
     Row,
     batches,
+    blocks,
     count,
     drop,
     read_json,
@@ -31,8 +33,8 @@ from backtranslation.records import (
     writer,
 )
 
-BLOCK = 1000
-"""Documents that are worked on at once."""
+BLOCK, BLOCK_CHARS = 1000, 5_000_000
+"""So many documents, or pieces, are worked on at once; fewer documents where they have so many characters together."""
 
 Part = list[tuple[int, Row, list[str]]]
 """Sources, by their place in the configuration and their settings, each with some of its files."""
@@ -49,20 +51,37 @@ def cut_part(part: Part, filters: dict[str, Any], protected: Protected, pieces_p
         for place, source, files in part:
             seen = counts.setdefault(str(place), {"rows": 0, "unread": 0, "pieces": 0, "problem": None})
             rows = sources.read_corpus(source, files)
-            while block := list(itertools.islice(rows, BLOCK)):
+            for block in _blocks(rows):
                 documents = [{**row, "source_number": place, "settings": source} for row, problem in block if not problem]
                 unread = [drop(row, "read", problem.reason, problem.detail) for row, problem in block if problem]
                 pieces, kept, dropped = segments.segment(documents, {**filters, **(source.get("filters") or {})})
-                kept, contaminated = _clean(kept, protected)
-                settle("segment", pieces, kept, [*dropped, *contaminated])
+                clean, contaminated = [], []
+                for some in blocks(kept, BLOCK):
+                    passed, held = _clean(some, protected)
+                    clean += passed
+                    contaminated += held
+                settle("segment", pieces, clean, [*dropped, *contaminated])
                 write_block([*unread, *dropped, *contaminated], DROPPED, ledger)
-                write_block(kept, PIECES, out)
+                write_block(clean, PIECES, out)
                 seen["rows"] += len(block)
                 seen["unread"] += len(unread)
                 seen["pieces"] += len(pieces)
                 seen["problem"] = seen["problem"] or next((f"{row['source']}: {row['detail']}" for row in unread), None)
                 logger.info("%s: %d rows, %d segments", sources.name_of(source), seen["rows"], seen["pieces"])
     write_json(counts, counts_path)
+
+
+def _blocks(rows: Iterator[tuple[Row, Problem | None]]) -> Iterator[list[tuple[Row, Problem | None]]]:
+    """Consecutive rows, few of them where they are long, so that books take no more memory than pages."""
+    block, size = [], 0
+    for row, problem in rows:
+        block.append((row, problem))
+        size += len(row.get("text", ""))
+        if len(block) == BLOCK or size >= BLOCK_CHARS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _clean(pieces: list[Row], protected: Protected) -> tuple[list[Row], list[Row]]:
