@@ -139,6 +139,16 @@ def test_texts_without_words_are_no_copies_of_each_other():
     assert len(set(signatures)) == 4
 
 
+def test_words_are_whole_in_every_script_that_sets_them_apart():
+    said = {
+        "भारत एक विशाल देश है।": ["भारत", "एक", "विशाल", "देश", "है"],
+        "מְסַפְּרִים כְּבוֹד": ["מְסַפְּרִים", "כְּבוֹד"],
+        "The cat's 2nd İstanbul, ❤️ naïve; 1️⃣.": ["the", "cat", "s", "2nd", "i", "stanbul", "naïve", "1"],
+        "東京タワーは Tower である": [*"東京タワーは", "tower", *"である"],
+    }
+    assert {text: dedup.words(text) for text in said} == said
+
+
 def test_held_out_pairs_and_prompts_are_kept_out_and_shown(tmp_path):
     pair = {"id": "f" * 16, "instruction": "How does the moon raise the tides of the sea on both sides?", "response": made(900, 40)}
     (tmp_path / "prompts.jsonl").write_text('{"instruction": "Name the ten largest rivers of the southern half of Africa."}\n{"instruction": "Say hi"}\n')

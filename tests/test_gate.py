@@ -40,6 +40,11 @@ def candidate(instruction: str, finish: str = "stop", number: int = 1) -> dict:
         ("Fix this code:\n```python\nwith open(x):\n```", "stop", None),
         ("Wie funktioniert die with-Anweisung?", "stop", None),
         ("with 文は何をしますか？", "stop", None),
+        ("ما هي عاصمة فرنسا؟", "stop", None),
+        ("भारत की राजधानी क्या है, समझाइए।", "stop", None),
+        ("اس جملے کی وضاحت کریں۔", "stop", None),
+        ("Ποια είναι η πρωτεύουσα της Γαλλίας;", "stop", None),
+        ("Explain the with statement;", "stop", "no_terminal_punctuation"),
         ("How do I write instructions for a CPU simulator in Python?", "stop", None),
     ],
 )

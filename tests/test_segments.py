@@ -64,6 +64,15 @@ def test_reasons_of_dropped_segments():
         ("It ends with code:\n\n```\nprint(1)\n```", None),
         ("It ends with a list:\n\n- one thing\n- another", None),
         ("これは文です。もう一つの文です。", None),
+        # Vowels that are signs of their own are no symbols, and each script ends its sentences.
+        ("भारत एक विशाल देश है जिसकी संस्कृति बहुत पुरानी और विविध है।", None),
+        ("தமிழ்நாடு இந்தியாவின் தென்பகுதியில் அமைந்துள்ள ஒரு மாநிலம் ஆகும்.", None),
+        ("הַשָּׁמַיִם מְסַפְּרִים כְּבוֹד אֵל וּמַעֲשֵׂה יָדָיו מַגִּיד הָרָקִיעַ.", None),
+        ("اردو ایک خوبصورت زبان ہے۔", None),
+        ("ما هي عاصمة فرنسا؟", None),
+        ("Ποια είναι η πρωτεύουσα της Γαλλίας;", None),
+        ("It ends in the middle of the list;", "unfinished"),
+        ("❤️ 1️⃣ ❤️ 2️⃣ ❤️ 3️⃣ and so on.", "symbols"),
     ],
 )
 def test_reasons_of_filters_and_their_switches(text, reason):
@@ -101,6 +110,12 @@ def test_comments_in_code_are_no_headers_and_code_is_never_divided():
 def test_long_prose_is_cut_between_sentences():
     pieces = segments.cut("A sentence of some length is here. " * 50, 200)
     assert all(len(piece) <= 200 and piece.endswith(".") for piece in pieces)
+
+
+@pytest.mark.parametrize("sentence", ["भारत एक विशाल देश है। ", "اردو ایک خوبصورت زبان ہے۔ ", "ما هي عاصمة فرنسا؟ "])
+def test_prose_of_other_scripts_is_cut_between_sentences_too(sentence):
+    pieces = segments.cut(sentence * 50, 200)
+    assert all(len(piece) <= 200 and piece.endswith(sentence[-2]) for piece in pieces)
 
 
 PARTS = ["# A\n", "## B\n", "Head\n====\n", "```\n", "````\n", "| a | b |\n", "  code\n", "text text. ", "\n\n", "x" * 50, "\u202eשלום\u200f ", "。", "- item\n", "\t", "\u2028"]

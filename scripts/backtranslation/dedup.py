@@ -10,14 +10,23 @@ of threads plays a role: the order is that of the corpus, and the first one of s
 import hashlib
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 HASHES = 128
 ROWS_PER_BAND = 4
 
+# Not the marks of symbols, emoji and kana, nor the dot that a Turkish İ leaves in lower case.
+_OTHER_MARKS = {0x307, *range(0x20D0, 0x2100), *range(0x3000, 0x3100), *range(0xFE00, 0xFE10)}
+MARKS = "".join(chr(code) for code in range(0x300, 0x10000) if code not in _OTHER_MARKS and unicodedata.category(chr(code))[0] == "M")
+"""Signs that belong to the letter before them, such as the vowels of Hindi, Thai and pointed Hebrew."""
+
+WORD_MARKS = re.sub("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]", "", MARKS)
+"""Those that a word goes on after. Thai, Lao, Burmese and Khmer do not set words apart: cut there, their phrases can be compared in part."""
+
 # A word, or one character where words are not set apart.
-_WORD = re.compile(r"[^\W぀-ヿ㐀-鿿]+|[぀-ヿ㐀-鿿]")
+_WORD = re.compile(rf"[^\W぀-ヿ㐀-鿿]+(?:[{WORD_MARKS}]+[^\W぀-ヿ㐀-鿿]*)*|[぀-ヿ㐀-鿿]")
 
 
 def words(text: str) -> list[str]:

@@ -5,8 +5,8 @@ import re
 from backtranslation import dedup
 from backtranslation.records import Row, drop
 
-# A sentence's end, or that of a block of code.
-_END = re.compile(r"([.?!…。？！][\"'”’»)\]*`]*|```)$")
+# A sentence's end, or that of a block of code. Greeks ask with a semicolon.
+_END = re.compile(r"(([.?!…。？！؟۔।॥\u037e]|(?<=[\u0370-\u03ff\u1f00-\u1fff]);)[\"'”’»)\]*`]*|```)$")
 # Users say "I can't finish my report" too; only the assistant's ways of refusing are meant.
 _REFUSAL = re.compile(
     r"^(i['’]?m sorry|i am sorry|sorry, |i apologi[sz]e|unfortunately, i)"
@@ -43,7 +43,7 @@ With 0.8 "the difference between a list and a tuple" would be the same as "a lis
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return re.findall(rf"[\w{dedup.WORD_MARKS}]+", text.lower())
 
 
 def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) -> bool:
@@ -53,7 +53,7 @@ def is_echo(instruction: str, response: str, size: int = 5, share: float = 0.6) 
     (without this, 17 of 1,254 instructions that people wrote, in LIMA and OpenAssistant, were called echoes).
     """
     words, others = _words(instruction), _words(response)
-    if len(words) < 12 or instruction.rstrip().endswith("?"):
+    if len(words) < 12 or instruction.rstrip().endswith(("?", "؟")):
         return False
     grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
     known = {tuple(others[i : i + size]) for i in range(len(others) - size + 1)}

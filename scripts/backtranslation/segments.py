@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from backtranslation import dedup
 from backtranslation.readers import Problem
 from backtranslation.records import Row, drop, row_id
 
@@ -19,7 +20,7 @@ _HEADER = re.compile(r"^(?:(?P<hashes>#{1,6}) +\S.*|(?P<title>\S.*)\n(?P<rule>([
 
 
 # Where a sentence ends, with the closing marks that belong to it and the space behind it.
-_SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’)\]]*(?:\s+|(?<=[。！？]))""")
+_SENTENCE_END = re.compile(r"""[.!?…。！？؟۔।॥\u037e]["'”’)\]]*(?:\s+|(?<=[。！？]))""")
 
 
 # Lines whose place matters: code, tables, indented blocks.
@@ -164,7 +165,8 @@ _NOT_UPPERCASE = bytes(set(range(256)) - set(range(65, 91)))
 _NOT_LETTERS = bytes(set(range(256)) - set(range(65, 91)) - set(range(97, 123)))
 # Marks that belong to prose, as opposed to formulas, tables and code.
 _PROSE_MARKS = b".,;:!?'\"()-"
-_FINISHED = re.compile(r"""[.!?…。！？"'”’»)\]`*_>|}]$|^\s*```""")
+_SIGNS_OF_LETTERS = frozenset(dedup.MARKS)
+_FINISHED = re.compile(r"""[.!?…。！？؟۔।॥\u037e"'”’»)\]`*_>|}]$|(?<=[\u0370-\u03ff\u1f00-\u1fff]);$|^\s*```""")
 
 
 def _header_problem(text: str) -> Problem | None:
@@ -187,7 +189,7 @@ def _header_problem(text: str) -> Problem | None:
 def _repeated(text: str) -> float:
     """Share of the sentences that nearly repeat an earlier one: a Jaccard index of 0.6 or more between their word trigrams."""
     sentences = []
-    for sentence in re.split(r"[.!?。！？]\s|\n", text)[:200]:
+    for sentence in re.split(r"[.!?。！？؟۔।॥\u037e]\s|\n", text)[:200]:
         words = sentence.lower().split()
         # Shorter ones, such as the cells of a table, may well recur.
         if len(words) >= 5:
@@ -234,7 +236,7 @@ def problem(text: str, filters: dict[str, Any]) -> Problem | None:
     if (most := filters["symbols"]) is not None:
         symbols = len(plain.translate(None, _LETTERS_DIGITS_SPACE + _PROSE_MARKS))
         if not text.isascii():
-            symbols = sum(1 for c in text if not c.isalnum() and not c.isspace() and not (c.isascii() and c.encode() in _PROSE_MARKS))
+            symbols = sum(1 for c in text if not c.isalnum() and not c.isspace() and c not in _SIGNS_OF_LETTERS and not (c.isascii() and c.encode() in _PROSE_MARKS))
         if symbols > most * len(text):
             return Problem("symbols", f"{symbols / len(text):.0%} of the characters are symbols")
     if (most := filters["bullets"]) is not None:
