@@ -114,6 +114,12 @@ def test_no_pair_is_measured_that_an_arm_was_trained_on():
         assert all(row["other"] in said and row["near"] in said and row["instruction"] not in (row["other"], row["near"]) for row in part)
 
 
+def test_of_a_corpus_only_what_has_a_true_instruction_is_held(tmp_path):
+    corpus = [{**segment(n), "true_instruction": None if n % 3 else f"Question {n}?", "source_number": 0, "stratum": None} for n in range(1, 13000)]
+    records.write(corpus, records.CORPUS, tmp_path / "segments.parquet")
+    assert [(row["id"], row["true_instruction"]) for row in arms.known(tmp_path / "segments.parquet")] == [(row["id"], row["true_instruction"]) for row in corpus[2::3]]
+
+
 def test_pairs_that_ask_for_the_same_are_not_each_others_wrong_instructions():
     sample = [segment(98, "x" * 400)]
     asked = [pair(50, "Is this new?", "It is."), pair(51, "Is this new?", "Hardly."), pair(52, "And what else?", "A bridge.")]

@@ -6,7 +6,7 @@ from backtranslation import augment
 from backtranslation.decontamination import Protected
 from backtranslation.dedup import bigrams, words
 from backtranslation.grid import UNAUGMENTED
-from backtranslation.records import Row, drop, first_of, other_of, row_id
+from backtranslation.records import SEGMENTS, Row, batches, drop, first_of, other_of, row_id
 
 
 class ArmError(ValueError):
@@ -73,6 +73,12 @@ def examples(
     return augment.mix(train, curated, tags, seed_share)
 
 
+def known(path: str) -> list[Row]:
+    """The rows of a table of segments whose true instruction is known; of a corpus mostly few."""
+    found = batches(path, SEGMENTS.names)
+    return [row for batch in found for row in batch.filter(batch.column("true_instruction").is_valid()).to_pylist()]
+
+
 def heldout(
     pairs: list[Row], train: list[Row], segments: list[Row], sample: list[Row], count: int, n: int, random_seed: int
 ) -> tuple[list[Row], list[Row]]:
@@ -86,7 +92,7 @@ def heldout(
     drawn, lengths = {row["id"] for row in sample}, [len(row["text"]) for row in sample]
     left = [row for row in segments if row["true_instruction"] and row["id"] not in drawn and min(lengths) <= len(row["text"]) <= max(lengths)]
     rng = np.random.default_rng(random_seed)
-    chosen = [{**left[at], "instruction": left[at]["true_instruction"], "response": left[at]["text"]} for at in rng.permutation(len(left))]
+    chosen = ({**left[at], "instruction": left[at]["true_instruction"], "response": left[at]["text"]} for at in rng.permutation(len(left)))
     trained = [("seed", row["instruction"], row["response"]) for row in train]
     trained += [("corpus", row["true_instruction"] or "", row["text"]) for row in sample]
     protected = Protected([(name, text) for name, *both in trained for text in both if text], n)
