@@ -236,6 +236,21 @@ def test_parquet_damaged_in_the_middle_keeps_the_rows_before(tmp_path):
     assert found[:2000] == table.column("text").to_pylist()[:2000] and found[-1] == "unreadable"
 
 
+def test_one_bad_row_of_a_table_costs_that_row(tmp_path):
+    said = [b"Text %d." % number for number in range(1000)]
+    said[500], said[700] = b"bad \xff row", b"x" * (readers.MAX_ROW_BYTES + 1)
+    raw = pa.array(said, pa.binary())
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), 1000, raw.buffers()), "nested": [[{"n": n}] for n in range(1000)], "kind": pa.array(["a", "b"] * 500).dictionary_encode()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = list(readers.rows(tmp_path / "a.parquet", ["text", "nested.0.n", "kind"]))
+    bad = {number: (row.reason, row.detail) for _, number, row in found if isinstance(row, readers.Problem)}
+    assert bad == {501: ("invalid_utf8", "field 'text': invalid UTF-8 at byte 5"), 701: ("row_too_long", "longer than 10000000 bytes")}
+    good = [n for n in range(1000) if n not in (500, 700)]
+    assert [row for _, number, row in found if number not in bad] == [{"text": f"Text {n}.", "nested": [{"n": n}], "kind": "ab"[n % 2]} for n in good]
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "one"}, {"text": "x" * readers.MAX_ROW_BYTES}, {"text": "\ud800"}]))
+    assert texts(tmp_path / "a.json") == ["one", "row_too_long", "\ud800"]
+
+
 def test_links_in_a_loop_and_to_nowhere(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "loop").symlink_to(tmp_path)

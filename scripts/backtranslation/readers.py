@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
@@ -46,6 +46,9 @@ class Problem:
 
     reason: str
     detail: str
+
+
+_TOO_LONG = Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
 
 
 class _Damaged(Exception):
@@ -114,7 +117,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes | Problem]:
             continue
         while line and not line.endswith(b"\n"):
             line = stream.readline(1 << 20)
-        yield Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
+        yield _TOO_LONG
 
 
 def _jsonl(path: Path, columns: list[str]) -> Rows:
@@ -146,7 +149,8 @@ def _json(path: Path, columns: list[str]) -> Rows:
     if not isinstance(found, list):
         raise _Damaged("wrong_type", f"expected a JSON list of objects, found {type(found).__name__}")
     for number, row in enumerate(found, start=1):
-        yield str(path), number, row
+        long = len(data) > MAX_ROW_BYTES and len(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")) > MAX_ROW_BYTES
+        yield str(path), number, _TOO_LONG if long else row
 
 
 def _csv(path: Path, columns: list[str]) -> Rows:
@@ -194,17 +198,39 @@ def _parquet(path: Path, columns: list[str]) -> Rows:
             wanted = [column if column in present else column.split(".")[0] for column in columns]
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(256, [group], columns=wanted if set(wanted) <= present else None):
-                    for row in batch.to_pylist():
+                    for row in _rows_of(batch):
                         number += 1
                         yield str(path), number, row
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except pa.ArrowException as error:
         raise _Damaged("unreadable", f"not readable as parquet ({error})") from error
+
+
+def _rows_of(batch: Any) -> Iterator[Any]:
+    """The rows of a record batch; one by one where it is large or one of them is damaged."""
+    import pyarrow as pa
+
+    if batch.nbytes <= MAX_ROW_BYTES:
+        with suppress(UnicodeDecodeError):
+            yield from batch.to_pylist()
+            return
+    for at in range(len(batch)):
+        columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.slice(at, 1).columns]
+        if sum(column.nbytes for column in columns) > MAX_ROW_BYTES:
+            yield _TOO_LONG
+            continue
+        row, name = {}, ""
+        try:
+            for name, column in zip(batch.schema.names, columns, strict=True):
+                row[name] = column[0].as_py()
+            yield row
+        except UnicodeDecodeError as error:
+            yield Problem("invalid_utf8", f"field {name!r}: invalid UTF-8 at byte {error.start + 1}")
 
 
 def _page(data: bytes, html: bool) -> Any:
     """A row whose text is that of a page."""
     if len(data) > MAX_ROW_BYTES:
-        return Problem("row_too_long", f"longer than {MAX_ROW_BYTES} bytes")
+        return _TOO_LONG
     try:
         text = extraction.decode(data)
         text = extraction.markdown(text) if html else text
