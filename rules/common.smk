@@ -501,7 +501,7 @@ def data_memory(wildcards, attempt):
 
 
 def merge_memory(wildcards, attempt):
-    """Memory of the job that sees the whole corpus, about 200 bytes a segment; more with each attempt."""
+    """Memory of the job that sees the whole corpus, 240 to 500 bytes a segment; more with each attempt."""
     return 2000 * 2**attempt
 
 

@@ -192,9 +192,19 @@ def _duplicates(parts: list[str], near: float | None) -> dict[int, tuple[int, st
     if near is not None:
         # Exact copies are out of it, and every place is one among those that are left.
         left = np.flatnonzero(first == np.arange(len(first)))
-        for place, (other, how) in dedup.near(_column(parts, "signature")[left], near).items():
+        for place, (other, how) in dedup.near(_signatures(parts, left), near).items():
             dropped[int(left[place])] = (int(left[other]), "near_duplicate", f"{how:.0%} alike with")
     return dropped
+
+
+def _signatures(parts: list[str], left: Any) -> Any:
+    """Signatures of the places `left`, in order, uint8 [n, 128]."""
+    found = _column(parts, "signature")
+    # Moved up in place, since a copy would take as much memory again.
+    for start in range(0, len(left), 100_000):
+        at = left[start : start + 100_000]
+        found[start : start + len(at)] = found[at]
+    return found[: len(left)]
 
 
 def sample(

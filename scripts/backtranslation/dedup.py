@@ -110,16 +110,17 @@ def near(signatures: Any, threshold: float) -> dict[int, tuple[int, float]]:
     n = len(signatures)
     pairs = np.empty(0, dtype=np.int64)
     for left, right in _candidates(signatures):
-        found = np.setdiff1d(left.astype(np.int64) * n + right, pairs)
-        left, right = found // n, found % n
+        found = np.setdiff1d(right.astype(np.int64) * n + left, pairs)
+        left, right = found % n, found // n
         pairs = np.union1d(pairs, found[similarity(signatures, left, right) >= threshold])
-    left, right = pairs // n, pairs % n
-    alike = similarity(signatures, left, right)
-    order = np.lexsort((left, right))
     dropped: dict[int, tuple[int, float]] = {}
-    for earlier, later, how in zip(left[order].tolist(), right[order].tolist(), alike[order].tolist(), strict=True):
-        if earlier not in dropped and later not in dropped:
-            dropped[later] = (earlier, how)
+    # In the order of the later text, then of the earlier one.
+    for start in range(0, len(pairs), 100_000):
+        left, right = pairs[start : start + 100_000] % n, pairs[start : start + 100_000] // n
+        alike = similarity(signatures, left, right)
+        for earlier, later, how in zip(left.tolist(), right.tolist(), alike.tolist(), strict=True):
+            if earlier not in dropped and later not in dropped:
+                dropped[later] = (earlier, how)
     return dropped
 
 
