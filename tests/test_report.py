@@ -14,7 +14,7 @@ import pytest
 from conftest import segment
 
 from backtranslation import browse, costs, funnel, pages, plots, words
-from backtranslation.records import SIGNALS, drop
+from backtranslation.records import CANDIDATES, DROPPED, RATED, SIGNALS, drop, read, write
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\"> <!-- &lt;"
 
@@ -125,7 +125,18 @@ def collected(count: int) -> dict:
     echo = {**segment(count, "a text"), "id": "f" * 16, "segment": "f" * 16, "instruction": "an echo " * 50}
     gated = [drop(echo, "gate", "echo")]
     trips = [{"id": f"{2:016x}", "true": "What is true?", "base": EVIL, "backward": "What is written?"}]
-    return browse.collect(rows, [drop(row, "curate", "low_combination") for row in rows[::3]], gated, [*rows, echo], trips)
+    return browse.collect(rows, [drop(row, "curate", "low_combination") for row in rows[::3]], gated, [*rows, echo], trips, count + 1)
+
+
+def test_of_many_candidates_the_lowest_ids_are_read_and_shown(tmp_path):
+    echoes = [{**segment(n), "segment": f"{n:016x}", "instruction": "an echo"} for n in range(9)]
+    tables = [str(tmp_path / name) for name in ("rated", "gate", "written")]
+    for rows, schema, path in zip(([], [drop(row, "gate", "echo") for row in echoes], echoes[::-1]), (RATED, DROPPED, CANDIDATES), tables, strict=True):
+        write(rows, schema, path)
+    ids, total = browse.lowest(tables[:2], limit=4)
+    rated, gated, written = (read(path, ids) for path in tables)
+    found = browse.collect(rated, [], gated, written, [], total)
+    assert [row["id"] for row in found["rows"]] == sorted(row["id"] for row in echoes)[:4] and found["total"] == 9
 
 
 def test_page_of_candidates_holds_every_row_and_where_it_ended():
@@ -135,8 +146,6 @@ def test_page_of_candidates_holds_every_row_and_where_it_ended():
     # The ledger holds the beginning alone.
     assert (found["rows"][9]["instruction"], found["rows"][9]["text"]) == ("an echo " * 50, "a text")
     assert found["rows"][2]["trip"]["true"] == "What is true?" and found["rows"][3]["trip"] is None
-    echoes = [{**segment(n), "segment": f"{n:016x}", "instruction": "an echo"} for n in range(9)]
-    assert len(browse.collect([], [], [drop(row, "gate", "echo") for row in echoes], echoes, [], limit=4)["rows"]) == 4
 
 
 # Runs behind the page's own script, as a reader would: what it sees ends in the title.

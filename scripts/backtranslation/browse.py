@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backtranslation import pages
-from backtranslation.records import SIGNALS, Row
+from backtranslation.records import SIGNALS, Row, batches
 
 LIMIT = 10_000
 """More rows than these would make a page that browsers open slowly; ids are hashes, so the first are a fair draw."""
@@ -146,8 +146,14 @@ nav input, nav select { font: inherit; max-width: 13rem; } nav input[type=number
 """
 
 
-def collect(rated: list[Row], dropped: list[Row], gated: list[Row], written: list[Row], trips: list[Row], limit: int = LIMIT) -> Row:
-    """What the page shows: `rows` (at most `limit`), `signals` that have values, and `total`, the number of all candidates.
+def lowest(paths: list[str], limit: int = LIMIT) -> tuple[list[str], int]:
+    """(the ids of the candidates that the page shows, the number of all) in tables of candidates."""
+    ids = sorted(id_ for path in paths for batch in batches(path, ["id"]) for id_ in batch.column(0).to_pylist())
+    return ids[:limit], len(ids)
+
+
+def collect(rated: list[Row], dropped: list[Row], gated: list[Row], written: list[Row], trips: list[Row], total: int) -> Row:
+    """What the page shows of the candidates given: `rows`, `signals` that have values, and `total`, the number of all candidates.
 
     `end` is `kept` or the reason; rows that the gate dropped (`gated`) have no signals, and their texts are in `written`, what the
     backward model wrote. `trips` are the lines of `evaluation/round_trip.jsonl`, which knows of some rows what their true
@@ -172,7 +178,7 @@ def collect(rated: list[Row], dropped: list[Row], gated: list[Row], written: lis
         for row in written
         if (gate := refused.get(row["id"]))
     ]
-    return {"rows": sorted(rows, key=lambda row: row["id"])[:limit], "signals": names, "total": len(rows)}
+    return {"rows": sorted(rows, key=lambda row: row["id"]), "signals": names, "total": total}
 
 
 def page(collected: Row, path: str | Path) -> None:

@@ -163,13 +163,13 @@ def write(rows: list[Row], schema: pa.Schema, path: str | Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
-def read(path: str | Path) -> list[Row]:
-    """All rows of a parquet file that a stage wrote.
+def read(path: str | Path, ids: list[str] | None = None) -> list[Row]:
+    """All rows of a parquet file that a stage wrote, or those with the ids.
 
     Raises RecordError naming the file when it is not a whole parquet file.
     """
     try:
-        return pq.read_table(path).to_pylist()
+        return pq.read_table(path, filters=None if ids is None else [("id", "in", ids)]).to_pylist()
     except pa.ArrowInvalid as error:
         raise RecordError(f"{path}: not a whole parquet file ({error}); delete it and run again") from error
 
