@@ -90,7 +90,7 @@ def test_scratch_of_a_killed_process_is_removed_and_of_a_running_one_left(tmp_pa
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = socket.gethostname()
-    kept = [f".scratch-{host}-{os.getppid()}", f".scratch-elsewhere-{dead.pid}"]
+    kept = [f".scratch-{host}-{os.getppid()}", f".scratch-elsewhere-{dead.pid}", f".scratch-{host}-1-{dead.pid}"]
     for name in (*kept, f".scratch-{host}-{dead.pid}"):
         (tmp_path / name).mkdir()
     with records.scratch(tmp_path) as folder:

@@ -274,7 +274,8 @@ def scratch(folder: str | Path) -> Iterator[Path]:
     prefix = f".scratch-{socket.gethostname()}-"
     own = Path(folder) / f"{prefix}{os.getpid()}"
     for left in own.parent.glob(f"{prefix}*"):
-        if left == own or not _alive(int(left.name.removeprefix(prefix))):
+        # Another machine's name may begin with this one's.
+        if (process := left.name.removeprefix(prefix)).isdecimal() and (left == own or not _alive(int(process))):
             shutil.rmtree(left, ignore_errors=True)
     own.mkdir(parents=True)
     try:
