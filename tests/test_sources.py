@@ -207,6 +207,12 @@ def test_sources_are_looked_at_before_any_job(tmp_path, make, message):
         sources.check(make(tmp_path), SEED_ROLES)
 
 
+def test_a_name_that_snakemake_cannot_take_is_said_before_any_job(tmp_path):
+    Path(os.fsdecode(bytes(tmp_path) + b"/\xff.txt")).write_text("Text.")
+    with pytest.raises(SourceError, match=r"/\\udcff\.txt: the name of this file is no UTF-8.* rename it"):
+        sources.check(source(tmp_path), CORPUS_ROLES)
+
+
 def test_parquet_that_is_none(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(b"not parquet")

@@ -289,7 +289,7 @@ def columns_of(source: Row, roles: dict[str, str]) -> dict[str, str]:
 
 
 def check(source: Row, roles: dict[str, str]) -> None:
-    """Look at a source before any job starts: files exist, the first row has the mapped columns.
+    """Look at a source before any job starts: files exist, have names that are text, and the first row has the mapped columns.
 
     Raises SourceError. Hub data sets are looked at when they are fetched.
     """
@@ -298,6 +298,9 @@ def check(source: Row, roles: dict[str, str]) -> None:
     if "response" in roles and "instruction" not in columns_of(source, roles) and source["layout"] == "columns":
         raise SourceError(f"{name_of(source)}: a seed source needs the columns instruction and response")
     files = files_of(source)
+    if unnamed := next((file for file in files if _HALF_PAIR.search(str(file))), None):
+        shown = encodable(str(unnamed), "backslashreplace")
+        raise SourceError(f"{shown}: the name of this file is no UTF-8, which Snakemake does not take; rename it, or pack the files into an archive")
     columns = columns_of(source, roles)
     for name, number, record in itertools.islice(_raw_rows(source, files[:1], list(columns.values())), 1):
         text = record if isinstance(record, Problem) else LAYOUTS[source["layout"]](record, columns)
