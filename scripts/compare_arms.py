@@ -17,7 +17,7 @@ with logs.job(snakemake.log[0]):
         numbers = values[["arm", "size", "n"]].drop_duplicates()
         values = pd.concat([values, pairwise.win_rates(read(given.wins)).merge(numbers)], ignore_index=True)
     judge = records.read_json(given.judge) if given.judge else None
-    values, settings = proof.tuned(values, snakemake.params.search, seed, judge)
+    values, settings = proof.tuned(values, snakemake.params.search)
     compared = proof.comparisons(values, seed)
     figures = proof.summary(values, compared, seed, judge)
     for sentence in figures["words"]:

@@ -161,27 +161,22 @@ def clearest(values: pd.DataFrame, compared: pd.DataFrame, judge: Row | None = N
     return str(control.loc[control["high"].idxmin(), "measure"]), good
 
 
-def tuned(values: pd.DataFrame, search: list[str], random_seed: int, judge: Row | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def tuned(values: pd.DataFrame, search: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(values with the settings that are best for each arm and size, the settings that were tried); `search` names their columns.
 
-    Chosen on one half of the pairs and reported on the other, both ways round, so that every pair is measured with settings that
-    were chosen without it. They are chosen by the clearest measure that the controls admit over all settings (see `clearest`). The
-    second table has arm, size, the settings, `chosen_on`, `measure`, its mean `value` over pairs and training seeds, and `chosen`.
+    For each measure by itself, since the settings that are best for one need not be for another: chosen on one half of its pairs and
+    reported on the other, both ways round, so that every pair is measured with settings that were chosen without it. The
+    second table has measure, `chosen_on`, arm, size, the settings, the mean `value` over pairs and training seeds, and `chosen`.
     """
-    measure = clearest(values, comparisons(values, random_seed), judge)[0]
-    # Both halves have as many pairs of that measure.
-    measured = set(values.loc[values["measure"] == measure, "id"])
-    second = values["id"].isin(sorted(values["id"].unique(), key=lambda pair: (pair not in measured, pair))[1::2])
-    settings = values[["arm", "size", *search]].drop_duplicates()
-    only = settings[~settings.duplicated(["arm", "size"], keep=False)]
     kept, tried = [], []
-    for name, on in (("first half", ~second), ("second half", second)):
-        means = values[on & (values["measure"] == measure)].groupby(["arm", "size", *search], sort=False)["value"].mean().reset_index()
-        best = (_sign(measure) * means["value"]).groupby([means["arm"], means["size"]]).idxmin()
-        # Where there is nothing to choose the measure may be missing: nobody judges the untouched model against itself.
-        found = pd.concat([means.loc[best, settings.columns], only]).drop_duplicates()
-        kept.append(values[~on].merge(found).drop(columns=search))
-        tried.append(means.assign(chosen_on=name, measure=measure, chosen=means.index.isin(best)))
+    for measure, part in values.groupby("measure", sort=False):
+        second = part["id"].isin(sorted(part["id"].unique())[1::2])
+        for name, on in (("first half", ~second), ("second half", second)):
+            means = part[on].groupby(["arm", "size", *search], sort=False)["value"].mean().reset_index()
+            best = (_sign(str(measure)) * means["value"]).groupby([means["arm"], means["size"]]).idxmin()
+            kept.append(part[~on].merge(means.loc[best, ["arm", "size", *search]]).drop(columns=search))
+            chosen = means.index.isin(best)
+            tried.append(pd.DataFrame({"measure": measure, "chosen_on": name, **means, "chosen": chosen}))
     return pd.concat(kept, ignore_index=True), pd.concat(tried, ignore_index=True)
 
 
