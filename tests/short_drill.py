@@ -59,6 +59,7 @@ def jobs() -> list[drill.Job]:
             "batch_tokens": 600,
             "cell": {"arm": "base", "n": "0", "seed": "0"},
             "answers": 4,
+            "answer_tokens": 32,
         },
     )
     ingested = job(

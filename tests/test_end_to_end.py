@@ -85,7 +85,9 @@ def test_words_say_what_is_in_the_files(finished):
     assert f"Their mean combination is {means[0]:.3f}, that of all {means[1]:.3f}" in page
     for name, change in (("train", "for training"), ("heldout", "held out")):
         assert re.search(rf"\b{len(read(finished / 'seed' / f'{name}.parquet'))} (are )?{change}", page), page
-    figures = read_json(finished / "audit" / "audit.json")
+    # Of the judge that rated what was kept, which the figures beside are not of.
+    figures = read_json(finished / "audit" / "2" / "audit.json")
+    assert "That is the judge of iteration 2" in page
     assert f"On {figures['rows']} labelled pairs combination, which decides, has AUROC {figures['signals']['combination']['all']['auroc']:.3f}" in page
     losses = pd.read_csv(finished / "evaluation" / "pairs.tsv", sep="\t")
     said = re.search(r"of M_2 minus that of M_0 on (\d+) held-out pairs: ([+-][\d.]+) nats", page)
