@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 
 from backtranslation import audit, judge, logs, pairwise, records  # noqa: E402
+from backtranslation.labels import read_labels  # noqa: E402
 
 DEMO, OUTPUT = Path("results/demo"), Path("results/bench")
 VERDICTS = 28
@@ -73,7 +74,7 @@ def main(trees: str = "") -> None:
     figures["written"] = measure("written verdicts", pairs[:VERDICTS], five, ["rating_generated"], config)
     if trees:
         records.write_jsonl(pairwise.preferences(trees), OUTPUT / "preferences.jsonl")
-        labels = audit.read_labels(OUTPUT / "preferences.jsonl")
+        labels = read_labels(OUTPUT / "preferences.jsonl")
         figures["preferences"] = measure("preferences", labels, five, everything, config)
     records.write_json(figures, OUTPUT / "judge.json")
 

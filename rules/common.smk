@@ -51,15 +51,16 @@ def check_config():
         rubric = Path(config["judge"]["rubric"])
         if not rubric.is_file():
             raise settings.SettingsError(f"judge.rubric: {rubric}: no such file")
+        text = rubric.read_text(encoding="utf-8")
         for place in ("{instruction}", "{response}"):
-            if place not in rubric.read_text(encoding="utf-8"):
+            if place not in text:
                 raise settings.SettingsError(
                     f"judge.rubric: {rubric}: the text lacks {place}"
                 )
         labelled = config["audit"]["labels"]
-        if labelled and not Path(labelled).is_file():
-            raise settings.SettingsError(f"audit.labels: {labelled}: no such file")
         if labelled:
+            if not Path(labelled).is_file():
+                raise settings.SettingsError(f"audit.labels: {labelled}: no such file")
             labels.read_labels(labelled)
         signal, asked = config["curation"]["keep"]["signal"], config["judge"]["signals"]
         if signal != "combination" and not any(

@@ -1,11 +1,11 @@
 from pathlib import Path
 
-from backtranslation import audit, judge, logs, records
+from backtranslation import audit, judge, labels, logs, records
 
 with logs.job(snakemake.log[0]):
     given, made, settings, seed = snakemake.input, snakemake.output, snakemake.params.audit, snakemake.params.random_seed
     if settings["labels"]:
-        pairs = audit.read_labels(settings["labels"])
+        pairs = labels.read_labels(settings["labels"])
     else:
         pairs = audit.pairs(records.read(given.heldout), settings["pairs"], seed)
     asked, shape = judge.configured(given, snakemake.params.judge, snakemake.resources.gpu)

@@ -5,8 +5,9 @@ from backtranslation import audit, iterating, logs, records
 with logs.job(snakemake.log[0]):
     stop, signal = snakemake.params.stop, snakemake.params.signal
     if stop["signal"] == "audit":
+        found = [audit.overall(records.read_json(path), signal)["auroc"] for path in snakemake.input.measured]
         # Who has no value knows as much as a coin.
-        values = [audit.overall(records.read_json(path), signal)["auroc"] or 0.5 for path in snakemake.input.measured]
+        values = [0.5 if value is None else value for value in found]
     else:
         values = [float(pd.read_csv(path, sep="\t")["loss"].mean()) for path in snakemake.input.measured]
     decision = iterating.decide(values, stop["signal"] == "audit", stop["patience"])

@@ -8,7 +8,7 @@ import pytest
 from conftest import pair
 from sklearn.metrics import roc_auc_score
 
-from backtranslation import audit, judge
+from backtranslation import audit, judge, labels
 from backtranslation.engines import TransformersEngine
 from backtranslation.records import SIGNALS, WorkFile
 
@@ -152,9 +152,9 @@ def test_answers_to_one_instruction_are_no_fault_of_each_other(tiny, template, t
     with pytest.raises(audit.AuditError, match="all held-out pairs have the same instruction"):
         audit.pairs(same[:2], 40, 42)
     # Of several good answers to one instruction one is injected into, else two rows would be one.
-    labels = [{"id": str(n), "pair": str(n // 5), "instruction": "x?", "text": "y" * n, "label": 1} for n in range(10)]
+    rows = [{"id": str(n), "pair": str(n // 5), "instruction": "x?", "text": "y" * n, "label": 1} for n in range(10)]
     asked = judge.Judge(template, "Rate.\n{instruction}\n{response}\nScore it.", ["rating"], lambda: TransformersEngine(tiny, template.stop_id, dtype="float32"))
-    assert audit.injection(labels, asked, WorkFile(tmp_path, "x"))["pairs"] == 2
+    assert audit.injection(rows, asked, WorkFile(tmp_path, "x"))["pairs"] == 2
 
 
 def test_a_signal_without_any_value_fails_the_audit_instead_of_breaking_it():
@@ -187,9 +187,9 @@ GOOD, BAD = {"instruction": "x?", "response": "y", "label": 1}, {"instruction": 
 
 
 def test_labels_and_preferences_of_ones_own(tmp_path):
-    rows = audit.read_labels(write(tmp_path, GOOD, BAD))
+    rows = labels.read_labels(write(tmp_path, GOOD, BAD))
     assert [(row["label"], row["text"]) for row in rows] == [(1, "y"), (0, "z")]
-    rows = audit.read_labels(write(tmp_path, {"instruction": "x?", "chosen": "long and good", "rejected": "bad"}, {"instruction": "w?", "chosen": "a", "rejected": "b c"}))
+    rows = labels.read_labels(write(tmp_path, {"instruction": "x?", "chosen": "long and good", "rejected": "bad"}, {"instruction": "w?", "chosen": "a", "rejected": "b c"}))
     assert [row["label"] for row in rows] == [1, 0, 1, 0] and rows[0]["pair"] == rows[1]["pair"] != rows[2]["pair"]
     found = audit.preferred(judged(rows), "length", 42)
     assert (found["accuracy"], found["n"]) == (0.5, 2)
@@ -209,4 +209,4 @@ def test_labels_and_preferences_of_ones_own(tmp_path):
 )
 def test_bad_labels_are_refused_by_row_and_field(tmp_path, row, problem):
     with pytest.raises(audit.AuditError, match=problem):
-        audit.read_labels(write(tmp_path, GOOD, row))
+        labels.read_labels(write(tmp_path, GOOD, row))

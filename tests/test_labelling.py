@@ -7,7 +7,7 @@ import re
 
 from conftest import segment
 
-from backtranslation import audit, labelling
+from backtranslation import labelling, labels
 from backtranslation.records import drop
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)> <!-- "quoted"'
@@ -56,6 +56,6 @@ def test_labels_made_in_the_csv_are_an_audit_set(tmp_path):
         writer = csv.DictWriter(stream, labelling.COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
-    found = audit.read_labels(tmp_path / "labelled.csv")
+    found = labels.read_labels(tmp_path / "labelled.csv")
     assert [row["label"] for row in found] == [0, 1] * 3
     assert [row["instruction"] for row in found] == [row["instruction"] for row in rows[:6]]

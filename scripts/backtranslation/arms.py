@@ -6,6 +6,7 @@ from backtranslation import augment
 from backtranslation.decontamination import Protected
 from backtranslation.dedup import bigrams, words
 from backtranslation.grid import UNAUGMENTED
+from backtranslation.judge import ranked
 from backtranslation.records import SEGMENTS, Row, batches, drop, first_of, other_of, row_id
 
 
@@ -26,23 +27,23 @@ def added(arm: str, n: int | None, rated: list[Row], signal: str, random_seed: i
     """
     if arm in UNAUGMENTED:
         return []
-    ranked = sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
+    ordered = ranked(rated, signal)
     if arm in ("random", "oracle", "broken"):
         able = sorted((row for row in rated if arm == "random" or row["true_instruction"]), key=lambda row: row["id"])
         drawn = [able[at] for at in np.random.default_rng(random_seed).permutation(len(able))]
         pool = first_of(drawn, "segment")
     elif arm == "all":
-        pool = ranked
+        pool = ordered
     elif arm == "single":
         # The gate may have dropped the first of several candidates; then there is none for its segment.
-        pool = [row for row in ranked if row["id"] == row["segment"]]
+        pool = [row for row in ordered if row["id"] == row["segment"]]
     elif arm in ("a4", "a5"):
         least = 4 if arm == "a4" else 4.5
-        pool = first_of((row for row in ranked if row["rating"] >= least), "segment")
+        pool = first_of((row for row in ordered if row["rating"] >= least), "segment")
         if not pool:
             raise ArmError(f"proof.arms: {arm}: no candidate is rated {least} or more; leave this arm out")
     else:
-        pool = first_of(ranked, "segment")
+        pool = first_of(ordered, "segment")
     if n is not None and len(pool) < n:
         known = " with a known true instruction" if arm in ("oracle", "broken") else ""
         raise ArmError(f"proof.sizes: {n} candidates are asked for, and there are {len(pool)}{known} for the arm {arm}")

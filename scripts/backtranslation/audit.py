@@ -11,7 +11,6 @@ import pandas as pd
 from backtranslation.judge import DECIDING, Judge, rate
 from backtranslation.labels import AuditError as AuditError
 from backtranslation.labels import labelled
-from backtranslation.labels import read_labels as read_labels
 from backtranslation.logs import logger
 from backtranslation.records import Row, WorkFile, first_of, other_of, row_id
 

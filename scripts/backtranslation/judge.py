@@ -334,13 +334,17 @@ def combine(rows: list[Row], weights: dict[str, Any]) -> np.ndarray:
     return 1 / (1 + np.exp(-z))
 
 
+def ranked(rated: list[Row], signal: str) -> list[Row]:
+    """The candidates by `signal`, highest first; those without a value come last, ties go by id."""
+    return sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
+
+
 def best_of(rated: list[Row], signal: str) -> tuple[list[Row], list[Row]]:
     """Of several candidates for one segment the one with the highest `signal`, and the ledger of the others.
 
     A candidate without a value loses to any with one; ties go by id.
     """
-    ranked = sorted(rated, key=lambda row: (-np.nan_to_num(row[signal], nan=-np.inf), row["id"]))
-    best = {row["segment"]: row for row in first_of(ranked, "segment")}
+    best = {row["segment"]: row for row in first_of(ranked(rated, signal), "segment")}
     chosen = {row["id"] for row in best.values()}
     others = [
         drop(row, "best_of", "not_best", f"{signal} {row[signal]:.3f}, the best {best[row['segment']][signal]:.3f}")
@@ -357,17 +361,15 @@ def keep(rated: list[Row], signal: str, rule: str, value: float) -> tuple[list[R
 
     Raises JudgeError when nothing is kept.
     """
-    ranked = sorted(
-        (row for row in rated if np.isfinite(row[signal])), key=lambda row: (-row[signal], row["id"])
-    )
+    valued = [row for row in ranked(rated, signal) if np.isfinite(row[signal])]
     if rule == "threshold":
-        chosen = {row["id"] for row in ranked if row[signal] >= value}
+        chosen = {row["id"] for row in valued if row[signal] >= value}
         why = f"{signal} below {value:g}"
     else:
-        chosen = {row["id"] for row in ranked[: round(value * len(ranked))]}
+        chosen = {row["id"] for row in valued[: round(value * len(valued))]}
         why = f"{signal} not in the top {value:.0%}"
     if not chosen:
-        best = f"the best is {ranked[0][signal]:.3f}" if ranked else "no candidate has a value"
+        best = f"the best is {valued[0][signal]:.3f}" if valued else "no candidate has a value"
         raise JudgeError(
             f"curation.keep: none of {len(rated)} candidates is kept by {signal} with {rule} {value:g}; {best}"
         )

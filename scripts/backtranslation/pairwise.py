@@ -14,6 +14,7 @@ import pandas as pd
 from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import JudgeError, digit_ids
+from backtranslation.labels import read_labels
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
@@ -65,7 +66,7 @@ class ServedJudge:
         # Only needed here, and it takes a second to import.
         import openai
 
-        self.server, self.model, self.error = server, model, openai.APIError
+        self.server, self.model, self.error, self.completion = server, model, openai.APIError, openai.types.chat.ChatCompletion
         # Servers on one's own machine ask for no token, but the client does.
         self.client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=6)
 
@@ -83,8 +84,6 @@ class ServedJudge:
             return in_batches(keys, ones, 8, run, work)
 
     def _verdict(self, text: str) -> float:
-        from openai.types.chat import ChatCompletion
-
         try:
             answer = self.client.chat.completions.create(model=self.model, messages=[{"role": "user", "content": text}], temperature=0)
         except self.error as error:
@@ -99,7 +98,7 @@ class ServedJudge:
         except ValueError:
             raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no JSON") from None
         # A wrong address may lead to a page, and the client checks nothing.
-        if not isinstance(answer, ChatCompletion) or answer.choices is None:
+        if not isinstance(answer, self.completion) or answer.choices is None:
             raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no chat completion; is the address that of its API, up to /v1?")
         written = answer.choices[0].message.content if answer.choices else None
         # The last one: a verdict may speak of both before it decides.
@@ -174,7 +173,7 @@ def preferences(path: str | Path) -> list[Row]:
     lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     if lines and "prompt" in lines[0]:
         return [row for tree in lines for row in _ranked(tree["prompt"])]
-    rows = audit.read_labels(path)
+    rows = read_labels(path)
     chosen, rejected = ([row for row in rows if row["kind"] == kind] for kind in ("chosen", "rejected"))
     if len(chosen) + len(rejected) != len(rows):
         raise audit.AuditError(f"{path}: preferences need the fields instruction, chosen and rejected in every row")
