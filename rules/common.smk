@@ -13,8 +13,8 @@ from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from backtranslation import grid, harness, labels, models, records, settings, sources
-from backtranslation.records import COLUMNS, fingerprint
+from backtranslation import checks, grid, harness, models, records, settings, sources
+from backtranslation.records import fingerprint
 
 
 def check_config():
@@ -27,95 +27,10 @@ def check_config():
         for path in workflow.configfiles:
             settings.read(Path(path))
         settings.validate(config, schema)
-        for found, roles in (
-            (config["seed"]["sources"], sources.SEED_ROLES),
-            (config["corpus"]["sources"], sources.CORPUS_ROLES),
-            (config["decontamination"]["prompts"], sources.PROMPT_ROLES),
-        ):
-            for source in found:
-                sources.check(source, roles)
-        for source in config["corpus"]["sources"]:
-            shortest, longest = source["min_chars"], source["max_chars"]
-            if shortest >= longest:
-                raise settings.SettingsError(
-                    f"corpus.sources: {sources.name_of(source)}: min_chars {shortest} is not below max_chars {longest}"
-                )
-        for key, model in (
-            ("model", config["model"]),
-            ("judge.model", config["judge"]["model"]),
-        ):
-            if model and model["kind"] == "path" and not Path(model["name"]).is_dir():
-                raise settings.SettingsError(
-                    f"{key}.name: {model['name']}: no such folder"
-                )
-        rubric = Path(config["judge"]["rubric"])
-        if not rubric.is_file():
-            raise settings.SettingsError(f"judge.rubric: {rubric}: no such file")
-        text = rubric.read_text(encoding="utf-8")
-        for place in ("{instruction}", "{response}"):
-            if place not in text:
-                raise settings.SettingsError(
-                    f"judge.rubric: {rubric}: the text lacks {place}"
-                )
-        labelled = config["audit"]["labels"]
-        if labelled:
-            if not Path(labelled).is_file():
-                raise settings.SettingsError(f"audit.labels: {labelled}: no such file")
-            labels.read_labels(labelled)
-        signal, asked = config["curation"]["keep"]["signal"], config["judge"]["signals"]
-        if signal != "combination" and not any(
-            signal in COLUMNS[name] for name in asked
-        ):
-            raise settings.SettingsError(
-                f"curation.keep.signal: {signal} does not come with judge.signals, "
-                f"which are {', '.join(asked)}"
-            )
-        curation = config["curation"]
-        if config["judge"]["model"] and curation["iterations"] > 1:
-            raise settings.SettingsError(
-                "judge.model: a fixed judge rates alike in every iteration; "
-                "set curation.iterations to 1, or judge.model to null"
-            )
-        for key in ("token_quantiles", "tokens"):
-            low, high = config["corpus"][key] or (0, 1)
-            if low >= high:
-                raise settings.SettingsError(f"corpus.{key}: {low} is not below {high}")
-        weights = [source["weight"] for source in config["corpus"]["sources"]]
-        if None in weights and any(weights):
-            raise settings.SettingsError(
-                "corpus.sources: give a weight to every source or to none"
-            )
-        if "{response}" not in config["backward"]["prompt"]:
-            raise settings.SettingsError("backward.prompt: the text lacks {response}")
-        generation = config["generation"]
-        if generation["candidates"] > 1 and generation["temperature"] == 0:
-            raise settings.SettingsError(
-                "generation.candidates: more than one needs generation.temperature above 0, or all are the same"
-            )
-        if "single" in config["proof"]["arms"] and generation["candidates"] == 1:
-            raise settings.SettingsError(
-                "proof.arms: single needs generation.candidates above 1, or it is curated"
-            )
-        if config["proof"]["answers"] and "base" not in config["proof"]["arms"]:
-            raise settings.SettingsError(
-                "proof.arms: proof.answers needs base, against whose answers others are judged"
-            )
-        preferences = config["proof"]["preferences"]
-        if preferences and not Path(preferences).is_file():
-            raise settings.SettingsError(
-                f"proof.preferences: {preferences}: no such file"
-            )
-        rating = {"a4", "a5"} & set(config["proof"]["arms"])
-        if rating and "rating" not in asked:
-            raise settings.SettingsError(
-                f"proof.arms: {min(rating)} needs rating among judge.signals"
-            )
-        settings.check_training(config)
-        if config["release"]["harness"]["tasks"]:
-            harness.read_tasks(Path(config["release"]["harness"]["tasks"]))
+        checks.check(config)
         methods = workflow.deployment_settings.deployment_method
         if DeploymentMethod.CONDA not in methods:
-            settings.check_packages(config)
+            checks.check_packages(config)
         elif config["report"]["embedding"]:
             raise settings.SettingsError(
                 "report.embedding: the conda environments do not hold all-MiniLM-L6-v2; set it to false, or leave --sdm conda out"

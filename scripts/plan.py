@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
-from backtranslation import planning, settings
+from backtranslation import checks, planning, settings
 
 try:
-    print(planning.show(planning.plan(settings.load(Path("config"), *map(Path, sys.argv[1:])), Path())))
+    config = settings.load(Path("config"), *map(Path, sys.argv[1:]))
+    checks.check(config)
+    print(planning.show(planning.plan(config, Path())))
 except ValueError as error:
     sys.exit(f"ERROR: {error}")

