@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT, present
 
-from backtranslation import settings
+from backtranslation import gate, settings
 
 sys.path.insert(0, str(ROOT / "docs"))
 import configuration
@@ -82,3 +82,12 @@ def test_commands_on_pages_name_their_targets_where_snakemake_finds_them(page):
     assert re.findall(r"(?:--configfile|--resources) [\w./=<>-]+ +[\w./<>]+", text) == []
     wanted = set(re.findall(r"^ *(?:PIP\S+ )*make ([a-z.][\w./-]*)", text, re.MULTILINE)) - {".venv/.installed"}
     assert wanted <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_reason_of_a_dropped_row_is_explained():
+    code = "\n".join(path.read_text() for path in (ROOT / "scripts" / "backtranslation").glob("*.py"))
+    given = re.findall(r'(?:Problem|_Damaged)\("(\w+)"|PageError\(f?"(\w+): |drop\(\w+, "\w+", "(\w+)"|reason, detail = "(\w+)"', code)
+    reasons = {reason for found in given for reason in found if reason} | set(gate.REASONS)
+    assert {"too_short", "too_deep", "not_best", "length_tokens", "low_"} <= reasons
+    explained = (ROOT / "docs" / "corpus.md").read_text()
+    assert [reason for reason in sorted(reasons) if f"`{reason}`" not in explained] == []
