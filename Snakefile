@@ -1,7 +1,7 @@
 # Instruction backtranslation (Li et al. 2023, arXiv 2308.06259).
 #
-# Where things lie: resources/<model>/ holds base models, shared by runs; results/<name>/ holds one
-# run, a folder per stage: seed, corpus, backward, augment, audit, curation, forward, evaluation, report, release.
+# Where things lie: resources/ holds base models and data sets of the hub, shared by runs; results/<name>/ holds one
+# run, a folder per stage: seed, corpus, backward, augment, audit, curation, forward, evaluation, report, release; and proof.
 # {iteration} counts from 1: its judge is M_(t-1), it keeps A_k^(t) and trains M_t. M_0 knows the seed alone.
 from snakemake.utils import min_version
 
