@@ -78,7 +78,7 @@ container: $(VENV)/.installed
 	PATH="tests/conda/bin:$(BIN):$$PATH" snakemake --containerize > Dockerfile.new
 	mv Dockerfile.new Dockerfile
 
-# Both engines against the one-prompt-at-a-time way, alternating; takes about half an hour.
+# Both engines against the one-prompt-at-a-time way, alternating; takes about three quarters of an hour.
 bench-engines: $(VENV)/.installed $(VLLM_VENV)/.ready
 	$(BIN)/python benchmarks/engines.py
 

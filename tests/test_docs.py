@@ -91,3 +91,12 @@ def test_every_reason_of_a_dropped_row_is_explained():
     assert {"too_short", "too_deep", "not_best", "length_tokens", "low_"} <= reasons
     explained = (ROOT / "docs" / "corpus.md").read_text()
     assert [reason for reason in sorted(reasons) if f"`{reason}`" not in explained] == []
+
+
+def test_files_that_captions_name_are_made_by_a_rule():
+    rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    named = [path for caption in (CONFIG / "captions").glob("*.rst") for path in re.findall(r'results/\{\{ snakemake\.config\["name"\] \}\}/([^`\n]+)', caption.read_text())]
+    assert len(named) >= 9
+    # An iteration and a question stand there as a number.
+    made = {re.sub(r"(?<=/)(1|\{\{ snakemake\.params\.best \}\})(?=/)", "{iteration}", re.sub(r"\d(?=\.html)", "{question}", path)) for path in named}
+    assert [path for path in sorted(made) if f'"<results>/{path}"' not in rules] == []
