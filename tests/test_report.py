@@ -165,14 +165,18 @@ document.title = JSON.stringify(seen);
 """
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on the PATH")
-def test_page_of_candidates_in_a_browser(tmp_path):
-    pages.with_data(browse._PAGE, browse._SCRIPT + READER, collected(9_999), tmp_path / "page.html")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,900", "--dump-dom", (tmp_path / "page.html").as_uri()]
+def seen_in_browser(found: dict, reader: str, width: int, tmp_path) -> dict:
+    pages.with_data(browse._PAGE, browse._SCRIPT + reader, found, tmp_path / "page.html")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--dump-dom", (tmp_path / "page.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, "HOME": str(tmp_path)})
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
     assert title and title[1].startswith("{"), done.stderr[-2000:]
-    seen = json.loads(html.unescape(title[1]))
+    return json.loads(html.unescape(title[1]))
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on the PATH")
+def test_page_of_candidates_in_a_browser(tmp_path):
+    seen = seen_in_browser(collected(9_999), READER, 1200, tmp_path)
     # Only the rows in sight are elements, of ten thousand.
     assert 5 < seen["lines"] < 100 and seen["first"] == "10000 of 10000"
     assert {"77", "777", "7777"} <= set(seen["searched"]) and all(number.startswith("77") for number in seen["searched"])
@@ -181,3 +185,21 @@ def test_page_of_candidates_in_a_browser(tmp_path):
     assert "What is true?" in seen["trip"] and EVIL in seen["trip"] and seen["text"] == f"{EVIL} text 2" and "rating" in seen["judge"]
     # Ours are the only scripts, and nothing of the rows has run.
     assert (seen["images"], seen["scripts"], seen["titles"]) == (0, 2, ["All candidates"] * 2)
+
+
+# Where the signs of a Hebrew question lie, and how wide the list's column of instructions is.
+RULER = """
+const sign = (name, at) => { const range = document.createRange(); range.setStart(part(name).firstChild, at); range.setEnd(part(name).firstChild, at + 1); return range.getBoundingClientRect().left; };
+document.title = JSON.stringify({column: document.querySelector(".line span:nth-child(5)").offsetWidth, page: document.documentElement.scrollWidth,
+  heading: [sign("instruction", 0), sign("instruction", 3)], text: [sign("text", 0), sign("text", 3)], english: [sign("text", 5), sign("text", 6)]});
+"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium on the PATH")
+def test_page_of_candidates_is_read_in_a_narrow_window_and_from_right_to_left(tmp_path):
+    found = collected(3)
+    found["rows"] = [{**row, "instruction": "\u05de\u05d4\u05d5?", "text": "\u05de\u05d4\u05d5?\nIn English?", "source": "long/" * 40} for row in found["rows"]]
+    seen = seen_in_browser(found, RULER, 500, tmp_path)
+    assert seen["column"] > 150 and seen["page"] <= 500
+    # A question's mark stands at its end, which is left of its beginning; each paragraph has its own direction.
+    assert seen["heading"][0] > seen["heading"][1] and seen["text"][0] > seen["text"][1] and seen["english"][0] < seen["english"][1]

@@ -111,7 +111,7 @@ pick();
 """
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{{ digest }}'">
 <title>All candidates</title>
 <style>{{ style }}
@@ -126,6 +126,11 @@ nav input, nav select { font: inherit; max-width: 13rem; } nav input[type=number
 .line span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
 #head { color: #555; }
 #detail pre { max-height: 30vh; }
+/* A narrow window has room for end, rating and instruction; an opened row says the rest. */
+@media (max-width: 45rem) {
+  .line, #head { grid-template-columns: 6.5rem 3.2rem 1fr; }
+  :is(.line, #head) span:is(:nth-child(3), :nth-child(4), :nth-child(6)) { display: none; }
+}
 </style></head><body>
 <nav>
 <label>search (/) <input id="search" type="search"></label>

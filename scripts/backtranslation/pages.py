@@ -15,18 +15,21 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 1rem auto
 article { border: 1px solid #ccc; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; background: #f6f6f6; padding: .6rem; max-height: 22rem; overflow: auto; }
 h3 { font-size: 1rem; margin: .2rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
-small { color: #555; }
+small { color: #555; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 nav { position: sticky; top: 0; background: white; padding: .5rem 0; border-bottom: 1px solid #ccc; }
 button { font: inherit; padding: .3rem .9rem; border: 1px solid #777; border-radius: 6px; background: #f6f6f6; cursor: pointer; }
 button[aria-pressed=true] { background: #0072B2; color: white; }
 table { border-collapse: collapse; } td { border-top: 1px solid #ddd; padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }
+/* Names stay whole where there is room; each paragraph runs the way of its own script. */
+td:first-child { overflow-wrap: break-word; }
+h2, h3, pre, td, .line span { unicode-bidi: plaintext; }
 """
 """How all pages look."""
 
 # The policy lets the page load and run nothing, whatever the corpus holds.
 _FRAME = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{{ title }}</title><style>{{ style|safe }}</style></head><body>
 %s</body></html>
