@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from conftest import segment
 
-from backtranslation import browse, costs, funnel, pages, plots, words
+from backtranslation import browse, costs, funnel, iterating, pages, plots, words
 from backtranslation.records import CANDIDATES, DROPPED, RATED, SIGNALS, drop, read, write
 
 EVIL = "</script><script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\"> <!-- &lt;"
@@ -49,6 +49,32 @@ def test_lengths_are_drawn_for_any_ratings(tmp_path, rating):
     figure = (tmp_path / "figure.svg").read_text()
     # The combination has no values, so it has no panel.
     assert figure.count("n = 40 candidates") == 1 and "expected rating" in figure and "combination" not in figure
+
+
+def test_lengths_of_few_candidates_have_no_empty_fifths(tmp_path):
+    plots.length_by_rating(rated(3), "rating", tmp_path / "figure.svg")
+    assert "nan" not in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.parametrize("kinds", [["all"], ["all", "shuffled", "near_miss", "cut", "echo"]])
+def test_words_below_the_audit_are_within_the_figure(tmp_path, monkeypatch, kinds):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    table = pd.DataFrame([(name, kind, 0.7, 0.6, 0.8, 40) for name in ("rating", "length") for kind in kinds], columns=["signal", "kind", "auroc", "low", "high", "n"])
+    plots.audit(table, {"signal": "rating"}, tmp_path / "figure.svg")
+    figure = drawn[0]
+    figure.canvas.draw()
+    (below,) = (text for text in figure.texts if "chance" in text.get_text())
+    assert figure.bbox.x0 <= below.get_window_extent().x0 and below.get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("rating", "share"), [(math.nan, math.nan), (4.2, 100), (3.9, 0)])
+def test_shares_of_high_ratings_are_those_of_judges_that_rate(tmp_path, monkeypatch, rating, share):
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    plots.iterations([[{"rating": rating}] * 3], iterating.NOTEBOOK_RATINGS, iterating.PAPER_SHARES, tmp_path / "figure.svg")
+    line = next(line for line in drawn[0].axes[1].lines if str(line.get_label()).startswith("A4"))
+    assert line.get_ydata() == pytest.approx([share], nan_ok=True)
 
 
 def test_setup_shows_settings_by_their_names_and_runs_nothing(tmp_path):

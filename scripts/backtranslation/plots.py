@@ -1,6 +1,7 @@
 """The figures of the report. Colours are from Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,11 @@ def _legend(figure: "Figure") -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), int(figure.get_figwidth() / 1.2)), frameon=False)
 
 
+def _below(figure: "Figure", text: str) -> None:
+    """What holds for all panels, below them, in as many lines as the figure's width asks for."""
+    figure.supxlabel(textwrap.fill(text, int(14 * figure.get_figwidth())), fontsize=8)
+
+
 def funnel(table: pd.DataFrame, path: str | Path) -> None:
     """Bars of `funnel.funnel`'s tracks of corpus and candidates: rows that go on and rows that are dropped, per stage."""
     corpus = table[table["track"].isin(["corpus", "candidates"])].iloc[::-1]
@@ -140,7 +146,8 @@ def lengths(rated: list[Row], kept: set[str], path: str | Path) -> None:
 def length_by_rating(rated: list[Row], signal: str, path: str | Path) -> None:
     """Words of the instructions in each fifth of the rating, and of the signal that decides; boxes with the middle 90 %.
 
-    A signal without any value has no panel; fifths that are equal, as of a judge who rates all alike, are one.
+    A signal without any value has no panel; fifths that are equal, as of a judge who rates all alike, are one, and fifths
+    that no candidate is in, as of less than five, are left out.
     """
     table = pd.DataFrame(rated)
     words = table["instruction"].str.split().str.len()
@@ -148,7 +155,7 @@ def length_by_rating(rated: list[Row], signal: str, path: str | Path) -> None:
     figure, all_axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.4), squeeze=False, sharey=True)
     for axes, name in zip(all_axes.flat, names, strict=True):
         fifths = pd.qcut(table[name], 5, duplicates="drop") if table[name].nunique() > 1 else table[name].astype("category")
-        parts = [(fifth, words[fifths == fifth]) for fifth in fifths.cat.categories]
+        parts = [(fifth, words[fifths == fifth]) for fifth in fifths.cat.remove_unused_categories().cat.categories]
         # Their edges as they are: rounding would make some look empty.
         labels = [f"{table[name][part.index].min():.2f} to\n{table[name][part.index].max():.2f}" for _, part in parts]
         axes.boxplot([part for _, part in parts], whis=(5, 95), showfliers=False, tick_labels=labels, medianprops={"color": DROPPED}, boxprops={"color": KEPT}, whiskerprops={"color": KEPT}, capprops={"color": KEPT})
@@ -213,7 +220,7 @@ def audit(table: pd.DataFrame, verdict: Row, path: str | Path) -> None:
             axes.plot(line["auroc"], at, "o", color=color, markersize=4, clip_on=False)
         axes.axvline(0.5, color="black", linewidth=1, linestyle=":")
         axes.set(title=f"{kind.replace('_', ' ')}, n = {part['n'].max():.0f}", xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"), yticks=range(len(signals)), yticklabels=signals)
-    figure.supxlabel("AUROC, 95 % interval; green decides what is kept, black is length alone, dotted is chance", fontsize=8)
+    _below(figure, "AUROC, 95 % interval; green decides what is kept, black is length alone, dotted is chance")
     _save(figure, path)
 
 
@@ -262,14 +269,15 @@ def iterations(rated: list[list[Row]], notebook: dict[str, int], paper: dict[str
         # Halves go up, as 4.5 counts for a 5 in the paper.
         rounded = ["none" if row["rating"] != row["rating"] else str(int(row["rating"] + 0.5)) for row in rows]
         series[f"iteration {t}, n = {len(rows)}"] = [rounded.count(name) / len(rows) for name in names]
-        shares[t] = [sum(row["rating"] >= level for row in rows) / len(rows) for level in (4, 4.5)]
+        # A judge that was not asked for ratings gave no low ones.
+        shares[t] = [sum(row["rating"] >= level for row in rows) / len(rows) if rounded.count("none") < len(rows) else math.nan for level in (4, 4.5)]
     width = 0.8 / len(series)
     colors = ["#999999", KEPT, DROPPED, LINE, "#CC79A7", "#E69F00", "#56B4E9"]
     for n, (name, values) in enumerate(series.items()):
         left.bar(np.arange(len(names)) + (n - (len(series) - 1) / 2) * width, 100 * np.array(values), width, label=name, color=colors[n % len(colors)])
     left.set(xticks=range(len(names)), xticklabels=names, xlabel="rating, rounded", ylabel="candidates, %")
     for level, (name, published) in enumerate(paper.items()):
-        right.plot(list(shares), [100 * both[level] for both in shares.values()], marker="o", color=(KEPT, DROPPED)[level], label=f"{name}, rated {(4, 4.5)[level]:g} or more")
+        right.plot(list(shares), [100 * both[level] for both in shares.values()], marker="o", markersize=(8, 4)[level], color=(KEPT, DROPPED)[level], label=f"{name}, rated {(4, 4.5)[level]:g} or more")
         right.axhline(100 * published, color=(KEPT, DROPPED)[level], linestyle=":", linewidth=1)
         right.annotate(f"paper {published:.1%}", (1, 100 * published), (0, 3), ("axes fraction", "data"), "offset points", ha="right", color=(KEPT, DROPPED)[level])
     right.set(xlabel="iteration", ylabel="candidates, %", xticks=list(shares), ylim=(-2, None))
@@ -364,7 +372,7 @@ def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
         axes.axvline(0, color="black", linewidth=1, linestyle=":")
         axes.locator_params(axis="x", nbins=4)
         axes.set(xlabel=_with_unit(measure), yticks=range(len(names)), yticklabels=labels, ylim=(-0.6, len(names) - 0.4), title=f"n = {part['pairs'].max()} pairs")
-    figure.supxlabel("left of the line the first arm is better; 95 % intervals over pairs and training seeds", fontsize=8)
+    _below(figure, "left of the line the first arm is better; 95 % intervals over pairs and training seeds")
     _save(figure, path)
 
 
