@@ -77,6 +77,13 @@ def test_shares_of_high_ratings_are_those_of_judges_that_rate(tmp_path, monkeypa
     assert line.get_ydata() == pytest.approx([share], nan_ok=True)
 
 
+def test_examples_are_the_best_and_the_worst_of_those_with_a_value(tmp_path):
+    values = {"a": 0.2, "b": math.nan, "c": 0.9, "d": 0.5, "e": math.nan, "f": 0.1}
+    rows = [{**segment(n), **dict.fromkeys((*SIGNALS, "combination"), math.nan), "instruction": f"Instruction {name}", "rating": value, "id": name} for n, (name, value) in enumerate(values.items())]
+    pages.examples(rows, {"a", "c", "d"}, [], [], "rating", 2, tmp_path / "examples.html")
+    assert re.findall(r"<h3>Instruction (\w)", (tmp_path / "examples.html").read_text()) == ["c", "d", "f"]
+
+
 def test_setup_shows_settings_by_their_names_and_runs_nothing(tmp_path):
     lines = pages.flat({"corpus": {"sample": 80, "sources": [{"path": EVIL}]}, "judge": {"model": None}, "empty": {}})
     assert lines == [("corpus.sample", "80"), ("corpus.sources", json.dumps([{"path": EVIL}])), ("judge.model", "null"), ("empty", "{}")]

@@ -67,9 +67,10 @@ def examples(
     """Write the page: the best kept, the worst dropped, what the gate refused, and held-out answers.
 
     `answers` has `prompt`, `base`, `forward` and `human` (see the rule evaluate); at most `count`
-    examples of each kind are shown.
+    examples of each kind are shown. Candidates without a value of `signal` are neither best nor worst.
     """
-    ranked = sorted(rated, key=lambda row: (-row[signal], row["id"]))
+    valued = [row for row in rated if row[signal] == row[signal]]
+    ranked = sorted(valued, key=lambda row: (-row[signal], row["id"]))
     best = [_candidate(row) for row in ranked if row["id"] in kept][:count]
     worst = [_candidate(row) for row in reversed(ranked) if row["id"] not in kept][:count]
     refused: list[Row] = [
