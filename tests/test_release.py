@@ -87,7 +87,7 @@ CONFIG = {
     "forward": {"tags": {"augmented": TAG, "seed": "Be an assistant."}},
 }
 MANIFEST = {"kind": "hub", "name": "owner/base", "revision": "0123abc"}
-AUDIT, VERDICT = {"pairs": 30}, {"signal": "combination", "measure": "AUROC", "value": 0.9312, "floor": 0.75, "length": 0.604, "passed": True}
+AUDIT, VERDICT = {"pairs": 30, "rows": 210}, {"signal": "combination", "measure": "AUROC", "value": 0.9312, "floor": 0.75, "length": 0.604, "passed": True}
 FUNNEL = pd.DataFrame({"branch": ["candidates"], "stage": ["curate"], "rows_in": [83], "dropped": [42], "rows_out": [41]})
 HELDOUT = pd.DataFrame({"model": ["backward", "M_1"], "against": ["base", "base"], "n": [30, 30], "loss": [2.1313, 2.4575], "difference": [-0.6, -0.2817]})
 
@@ -134,7 +134,7 @@ def page(card) -> str:
 def test_cards_say_the_numbers_of_the_run():
     licences = [licence("mine", "mit")]
     text = rendered(cards.dataset(CONFIG, MANIFEST, licences, FUNNEL, AUDIT, VERDICT, curated()))
-    for expected in ("3 pairs", "83", "42", "41", "30 pairs of which", "0.931", "0.604", "the best 50% of all candidates", TAG, "owner/base at revision 0123abc", "What is text 1?"):
+    for expected in ("3 pairs", "83", "42", "41", "tried on 210 pairs of which", "0.931", "0.604", "a judge kept, by combination, the best 50% of all candidates", TAG, "owner/base at revision 0123abc", "What is text 1?"):
         assert expected in text, expected
     training = {"examples": 201, "tokens": 45678, "steps": 51, "learning_rate": 0.001, "dtype": "bfloat16", "quantization": "nf4", "random_seed": 42}
     card = cards.model(CONFIG, MANIFEST, licences, HELDOUT, training, {"merged_quantization": "nf4", "dtype": "bfloat16"}, AUDIT, {**VERDICT, "passed": False}, 1)

@@ -91,7 +91,7 @@ def _audit(verdict: Row, figures: Row) -> str:
     passed = "reaches" if verdict["passed"] else "does **not** reach"
     value = "no value" if verdict["value"] is None else f"{verdict['value']:.3f}"
     return (
-        f"Before it rated, the judge was tried on {figures['pairs']} pairs of which it is known whether they are good: {plain(verdict['signal'])}, "
+        f"Before it rated, the judge was tried on {figures['rows']} pairs of which it is known whether they are good: {plain(verdict['signal'])}, "
         f"the signal that decided, has {plain(verdict['measure'])} {value}, which {passed} the floor of {verdict['floor']:g}; "
         f"length alone has {verdict['length']:.3f}."
     )
@@ -99,7 +99,7 @@ def _audit(verdict: Row, figures: Row) -> str:
 
 def _keep(keep: Row) -> str:
     value = keep["value"]
-    rule = f"the best {value:.0%} of all candidates" if keep["rule"] == "top_fraction" else f"at least {value:g}"
+    rule = f"the best {value:.0%} of all candidates" if keep["rule"] == "top_fraction" else f"those of at least {value:g}"
     return f"by {plain(keep['signal'])}, {rule}"
 
 
@@ -149,7 +149,7 @@ def dataset(
 # {plain(config["name"])}
 
 {len(rows)} pairs of an instruction and a text that people wrote, made by instruction backtranslation ({PAPER}): a model
-trained on reversed seed pairs wrote an instruction for each text, and a judge kept the best, {_keep(config["curation"]["keep"])}.
+trained on reversed seed pairs wrote an instruction for each text, and a judge kept, {_keep(config["curation"]["keep"])}.
 
 ## Use
 
