@@ -152,8 +152,8 @@ def test_hours_come_from_an_earlier_run(tmp_path, tiny):
         (results / name).mkdir(parents=True)
     (results / "backward/adapter/training.json").write_text('{"tokens": 7200, "epochs": 1}')
     (results / "logs/train_backward.log").write_text("done in 9.0 s, 7.2 s of it in the model\n")
-    (results / "logs/write_instructions/1-of-1.log").write_text("instructions: 5 of 5, 1 rows/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
-    (results / "logs/rate_candidates/1/1-of-1.log").write_text("signals: 15 of 15, 1 rows/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
+    (results / "logs/write_instructions/1-of-1.log").write_text("instructions: 5 of 5, 1.00/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
+    (results / "logs/rate_candidates/1/1-of-1.log").write_text("signals: 15 of 15, 1.00/s, 0 s left\ndone in 9.0 s, 3.6 s of it in the model\n")
     jobs = {job.rule: job for job in planning.plan(config, tmp_path).jobs}
     assert jobs["train_backward"].hours == pytest.approx(jobs["train_backward"].trained / 1000 / 3600)
     # 15 signals are five rows in 3.6 s, so the ten of this plan take 7.2 s.

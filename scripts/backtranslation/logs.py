@@ -106,7 +106,7 @@ def _show(line: str) -> None:
 
 
 class Progress:
-    """Logs rows done, rate and time left, at most every `every` seconds; the terminal gets a line at most every `shown`."""
+    """Logs rows (or steps) done, rate and time left, at most every `every` seconds; the terminal gets a line at most every `shown`."""
 
     def __init__(self, what: str, total: int, every: float = 5.0, shown: float = 30.0):
         self.what, self.total, self.every, self.shown = what, total, every, shown
@@ -128,7 +128,7 @@ class Progress:
         self.last = now
         seconds = max(now - self.started, 1e-9)
         left = f"{(self.total - self.done) * seconds / max(self.fresh, 1):.0f} s left"
-        rate = f"{self.fresh / seconds:.2f} rows/s" + (f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else "")
+        rate = f"{self.fresh / seconds:.2f}/s" + (f", {self.tokens / seconds:.0f} tokens/s" if self.tokens else "")
         logger.info("%s: %d of %d, %s, %s%s", self.what, self.done, self.total, rate, left, note)
         # What the first rows take says little, since models begin slowly.
         if now - self.last_shown >= self.shown and 20 * self.fresh >= self.total:
