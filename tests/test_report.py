@@ -112,8 +112,8 @@ def test_words_say_what_the_tables_say(tmp_path):
         columns=["model", "against", "n", "other_loss", "loss", "difference", "low", "high"],
     )
     trips = pd.DataFrame(
-        [("seed", "base", "chrf", 9, 18.51), ("seed", "backward", "chrf", 9, 19.34), ("seed", "backward", "true_loss", 9, 2.5), ("corpus", "base", "chrf", 7, 1.0), ("corpus", "backward", "chrf", 7, 2.0)],
-        columns=["set", "model", "measure", "n", "mean"],
+        [("seed", "base", "chrf", 9, 18.51, 16, 21), ("seed", "backward", "chrf", 9, 19.34, 17.25, 22), ("seed", "backward", "true_loss", 9, 2.5, 2, 3), ("corpus", "base", "chrf", 7, 1.0, 0, 2), ("corpus", "backward", "chrf", 7, 2.0, 1, 3)],
+        columns=["set", "model", "measure", "n", "mean", "low", "high"],
     )
     spent = pd.DataFrame({"rule": ["train", "short"], "minutes": [2.0, 0.5], "memory_gb": [1.25, math.nan], "tokens_read": [5_000, math.nan], "tokens_written": [60, math.nan]})
     signals = pd.DataFrame({"signal": ["combination"], "mean": [0.4321], "mean_of_kept": [0.8765]})
@@ -130,7 +130,7 @@ def test_words_say_what_the_tables_say(tmp_path):
         "AUROC 0.730 and does NOT reach the floor of 0.75; length alone has 0.600. The best single signal is backward_gain: AUROC 0.821",
         "39 of 77 candidates were kept, by combination, top fraction 0.5. Their mean combination is 0.876, that of all 0.432",
         "is 2.400 nats per token, the base model's 3.100; difference -0.700 nats per token, 95 % interval -0.900 to -0.500: better",
-        "For 9 responses (seed) whose true instruction is known it writes one that is like it by 19.3 of 100 (chrF), the base model one by 18.5. For 7 responses (corpus)",
+        "For 9 responses (seed) whose true instruction is known it writes one that is like it by 19.3 (17.2 to 22.0) of 100 (chrF, 95 % interval), the base model one by 18.5 (16.0 to 21.0). For 7 responses (corpus)",
         "M_1 minus that of M_0 on 9 held-out pairs: -0.100 nats per token, 95 % interval -0.210 to +0.012: they cannot be told apart",
         "2.5 minutes, those of train 2.0. The most memory was 1.2 GB, of train. Models read 5,000 tokens and wrote 60",
     ):

@@ -65,8 +65,8 @@ def answers(funnel: pd.DataFrame, figures: Row, verdict: Row, signals: pd.DataFr
     backward, *forward = heldout.itertuples()
     learned = [f"The backward model's loss of the true instruction on {backward.n:,} held-out pairs is {backward.loss:.3f} nats per token, the base model's {backward.other_loss:.3f}; difference {_difference(backward)}."]
     for name, part in round_trip[round_trip["measure"] == "chrf"].groupby("set", sort=False):
-        like = part.set_index("model")
-        learned.append(f"For {like['n'].max():,} responses ({name}) whose true instruction is known it writes one that is like it by {like.loc['backward', 'mean']:.1f} of 100 (chrF), the base model one by {like.loc['base', 'mean']:.1f}.")
+        backward_like, base_like = (f"{line['mean']:.1f} ({line['low']:.1f} to {line['high']:.1f})" for _, line in part.set_index("model").loc[["backward", "base"]].iterrows())
+        learned.append(f"For {part['n'].max():,} responses ({name}) whose true instruction is known it writes one that is like it by {backward_like} of 100 (chrF, 95 % interval), the base model one by {base_like}.")
     better = [f"Loss of the true response of {line.model} minus that of {line.against} on {line.n:,} held-out pairs: {_difference(line)}." for line in forward if line.model == f"M_{best}"]
     slowest, largest = costs.iloc[0], costs.sort_values("memory_gb", ascending=False).iloc[0]
     took = [
