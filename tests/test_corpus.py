@@ -172,7 +172,7 @@ def test_held_out_pairs_and_prompts_are_kept_out_and_shown(tmp_path):
 
 def test_evaluation_prompts_leave_the_seed():
     rows = [{"id": str(n), "source": "s", "row": n, "instruction": text, "response": "x"} for n, text in enumerate(["What's  the CAPITAL of France?", "What is the capital of Peru?"])]
-    kept, dropped = decontamination.screen(rows, decontamination.Protected([("eval", "what’s the capital of France")], 10), "ingest")
+    kept, dropped = decontamination.screen(rows, decontamination.Protected([("eval", "what’s the capital of France")], 10))
     settle("ingest", rows, kept, dropped)
     assert [row["row"] for row in kept] == [1] and dropped[0]["detail"] == "eval: what s the capital of france"
 

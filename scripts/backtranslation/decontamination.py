@@ -68,12 +68,12 @@ def protect(prompts: list[Row], pairs: list[Row], n: int) -> Protected:
     return Protected(texts, n)
 
 
-def screen(rows: list[Row], protected: Protected, stage: str) -> tuple[list[Row], list[Row]]:
-    """(kept, dropped) pairs: those whose instruction overlaps with a protected text are dropped as `contaminated`."""
+def screen(pairs: list[Row], protected: Protected) -> tuple[list[Row], list[Row]]:
+    """(kept, dropped) seed pairs: those whose instruction overlaps with a protected text are dropped as `contaminated`."""
     kept, dropped = [], []
-    for row in rows:
+    for row in pairs:
         if found := protected.match(row["instruction"], bigrams(row["instruction"])):
-            dropped.append(drop(row, stage, "contaminated", f"{found[1]}: {found[0][:200]}"))
+            dropped.append(drop(row, "ingest", "contaminated", f"{found[1]}: {found[0][:200]}"))
         else:
             kept.append(row)
     return kept, dropped

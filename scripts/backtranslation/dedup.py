@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import Any
 
 HASHES = 128
-ROWS_PER_BAND = 4
 
 # Not the marks of symbols, emoji and kana, nor the dot that a Turkish İ leaves in lower case.
 _OTHER_MARKS = {0x307, *range(0x20D0, 0x2100), *range(0x3000, 0x3100), *range(0xFE00, 0xFE10)}

@@ -285,7 +285,7 @@ def seed_pairs(local: list[Row], decontamination: Row) -> list[sources.Text]:
     Raises SourceError when one cannot be read.
     """
     prompts = [prompt for prompt in decontamination["prompts"] if "hub" not in prompt]
-    pairs = screen(sources.read_seed(local)[0], protect(prompts, [], decontamination["words"]), "ingest")[0]
+    pairs = screen(sources.read_seed(local)[0], protect(prompts, [], decontamination["words"]))[0]
     return [sources.Text(pair["instruction"], pair["response"]) for pair in pairs]
 
 

@@ -1,4 +1,4 @@
-"""Cutting texts into segments, filtering them one by one, drawing, splitting. Knows no models."""
+"""Cutting texts into segments and filtering them one by one; splitting seed pairs. Knows no models."""
 
 import ast
 import bisect
@@ -264,7 +264,7 @@ def mask(text: str) -> str:
     return _PHONE.sub(hidden, _EMAIL.sub("<email>", text))
 
 
-def segment(documents: list[Row], filters: dict[str, Any], stage: str = "segment") -> tuple[list[Row], list[Row], list[Row]]:
+def segment(documents: list[Row], filters: dict[str, Any]) -> tuple[list[Row], list[Row], list[Row]]:
     """Cut documents and filter the pieces one by one.
 
     Each document carries `text`, `source`, `row`, `true_instruction`, `licence`, `stratum`, `source_number` and the
@@ -303,7 +303,7 @@ def segment(documents: list[Row], filters: dict[str, Any], stage: str = "segment
             else:
                 found = problem(piece_text, filters)
             if found:
-                dropped.append(drop(piece, stage, found.reason, found.detail))
+                dropped.append(drop(piece, "segment", found.reason, found.detail))
             else:
                 kept.append(piece)
     return pieces, kept, dropped
@@ -314,31 +314,6 @@ def language_of(text: str) -> str:
     import py3langid
 
     return py3langid.classify(text)[0]
-
-
-def sample(
-    segments: list[Row], lengths: list[int], quantiles: list[float], size: int, random_seed: int
-) -> tuple[list[Row], list[Row]]:
-    """Draw `size` segments whose token length lies between two quantiles of all lengths.
-
-    The seed document samples LIMA so: 150 completions between the first and the second quartile,
-    seed 42. The draw depends on ids and seed alone, not on the order of the rows. Returns
-    (kept, dropped) with the reasons `length_quantile` and `not_sampled`.
-    """
-    import numpy as np
-
-    low, high = np.quantile(lengths, quantiles) if lengths else (0, 0)
-    eligible, dropped = [], []
-    for row, length in zip(segments, lengths, strict=True):
-        if low <= length <= high:
-            eligible.append(row)
-        else:
-            detail = f"{length} tokens, outside {low:g} to {high:g}"
-            dropped.append(drop(row, "sample", "length_quantile", detail))
-    ordered = sorted(eligible, key=lambda row: row["id"])
-    chosen = {row["id"] for row in random.Random(random_seed).sample(ordered, min(size, len(ordered)))}
-    dropped += [drop(row, "sample", "not_sampled") for row in eligible if row["id"] not in chosen]
-    return [row for row in eligible if row["id"] in chosen], dropped
 
 
 def split(pairs: list[Row], heldout: float, random_seed: int) -> tuple[list[Row], list[Row]]:
@@ -362,11 +337,3 @@ def split(pairs: list[Row], heldout: float, random_seed: int) -> tuple[list[Row]
             f"{len(pairs) - len(chosen)} to train on; both need at least one, and answers to one instruction stay together"
         )
     return [r for r in pairs if r["id"] not in chosen], [r for r in pairs if r["id"] in chosen]
-
-
-def describe(rows: list[Row]) -> dict[str, Any]:
-    """Number of rows per source, for the log."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["source"]] = counts.get(row["source"], 0) + 1
-    return counts
