@@ -13,7 +13,7 @@ import pandas as pd
 
 from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
-from backtranslation.judge import JudgeError, digit_ids
+from backtranslation.judge import FORCED, JudgeError, digit_ids
 from backtranslation.labels import read_labels
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
@@ -43,7 +43,7 @@ class ModelJudge:
 
         Raises JudgeError when the tokenizer does not write a digit as one token.
         """
-        prompts = [self.template.prompt(text, forced="Score: ") for text in texts]
+        prompts = [self.template.prompt(text, forced=FORCED) for text in texts]
         digits = digit_ids(self.template)[:2]
         found = np.full(len(prompts), np.nan)
         fitting = [at for at, ids in enumerate(prompts) if len(ids) < self.engine.context]
