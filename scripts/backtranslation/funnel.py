@@ -21,7 +21,7 @@ def reasons_of(path: str) -> Reasons:
 def funnel(stages: list[tuple[str, str, int, Reasons, int]]) -> pd.DataFrame:
     """The funnel table from `(track, stage, rows in, dropped rows, rows out)`, in order.
 
-    Columns: track (`seed` or `corpus`), stage, rows_in, dropped, rows_out, reasons (text).
+    Columns: track (what its rows are, such as `seed` or `candidates`), stage, rows_in, dropped, rows_out, reasons (text).
 
     Raises RecordError when a stage's numbers do not add up, or the rows out of one stage are not
     the rows into the next one of its track.

@@ -243,7 +243,7 @@ class Text:
 
 
 @dataclass
-class Counter:
+class TokenCounter:
     """Tokens of a text, by the model's tokenizer where it is there."""
 
     folder: Path | None
@@ -275,7 +275,7 @@ def assumed(source: Row, notes: list[str]) -> Text:
     return Text(rows, [(ASSUMED_TOKENS["instruction"], ASSUMED_TOKENS["response"])])
 
 
-def counted(found: list[sources.Text], count: Counter) -> Text:
+def counted(found: list[sources.Text], count: TokenCounter) -> Text:
     return Text(len(found), [(count(text.instruction), count(text.response)) for text in found])
 
 
@@ -379,7 +379,7 @@ def plan(config: Row, root: Path) -> Plan:
     """
     notes: list[str] = []
     shape, folder = shape_of(config["model"], root)
-    count = Counter(folder)
+    count = TokenCounter(folder)
     if not count.tokenizer:
         notes.append(f"the tokenizer is not here yet: {CHARS_PER_TOKEN:g} characters are taken for a token")
     jobs = _jobs(config, count, notes)
@@ -405,7 +405,7 @@ def _width(dtype: str, gpu: bool) -> int:
     return 4 if dtype == "float32" else 2
 
 
-def _jobs(config: Row, count: Counter, notes: list[str]) -> list[Job]:
+def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
     """Rows and tokens of every rule that holds a model."""
     local = [source for source in config["seed"]["sources"] if "hub" not in source]
     seed = [assumed(source, notes) for source in config["seed"]["sources"] if "hub" in source]
