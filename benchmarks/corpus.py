@@ -107,7 +107,7 @@ def configured(**source: Any) -> dict[str, Any]:
     return config["corpus"]
 
 
-def cut(part: corpus.Part, filters: dict[str, Any], paths: list[str]) -> None:
+def cut(part: sources.Part, filters: dict[str, Any], paths: list[str]) -> None:
     corpus.cut_part(part, filters, decontamination.Protected([("prompt", "which of the largest rivers of the world flow to the north")], 10), *paths)
 
 

@@ -36,11 +36,8 @@ from backtranslation.records import (
 BLOCK, BLOCK_CHARS = 1000, 5_000_000
 """So many documents, or pieces, are worked on at once; fewer documents where they have so many characters together."""
 
-Part = list[tuple[int, Row, list[str]]]
-"""Sources, by their place in the configuration and their settings, each with some of its files."""
 
-
-def cut_part(part: Part, filters: dict[str, Any], protected: Protected, pieces_path: str, dropped_path: str, counts_path: str) -> None:
+def cut_part(part: sources.Part, filters: dict[str, Any], protected: Protected, pieces_path: str, dropped_path: str, counts_path: str) -> None:
     """Read, cut and filter one part of the corpus.
 
     Writes the segments that pass (records.PIECES), the ledger, and the counts per source: `rows` seen, `unread` ones,
@@ -100,7 +97,7 @@ def _clean(pieces: list[Row], protected: Protected) -> tuple[list[Row], list[Row
     ], dropped
 
 
-def _column(paths: list[str], name: str) -> Any:
+def _column(paths: list[str], name: str) -> np.ndarray:
     """A column of all parts as one array; ids as uint64 [n], signatures as uint8 [n, 128]."""
     total = sum(map(count, paths))
     found = np.empty((total, dedup.HASHES) if name == "signature" else total, np.uint8 if name == "signature" else np.uint64)
@@ -197,7 +194,7 @@ def _duplicates(parts: list[str], near: float | None) -> dict[int, tuple[int, st
     return dropped
 
 
-def _signatures(parts: list[str], left: Any) -> Any:
+def _signatures(parts: list[str], left: np.ndarray) -> np.ndarray:
     """Signatures of the places `left`, in order, uint8 [n, 128]."""
     found = _column(parts, "signature")
     # Moved up in place, since a copy would take as much memory again.
@@ -259,7 +256,7 @@ def sample(
     return int(chosen.sum())
 
 
-def _drawable(path: str, token_counts: Callable[[list[str]], list[int]] | None) -> tuple[Any, Any, Any, Any]:
+def _drawable(path: str, token_counts: Callable[[list[str]], list[int]] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(ids, places of their sources, strata as numbers, lengths in tokens or 0) of all segments."""
     names: dict[str, int] = {}
     strata, lengths = np.zeros(count(path), np.int64), np.zeros(count(path), np.int64)
@@ -277,7 +274,7 @@ def _drawable(path: str, token_counts: Callable[[list[str]], list[int]] | None) 
     return _column([path], "id"), _column([path], "source_number"), order[strata] if len(strata) else strata, lengths
 
 
-def _groups(places: Any, strata: Any, weights: list[float | None], stratify: bool) -> list[tuple[float, Any]]:
+def _groups(places: np.ndarray, strata: np.ndarray, weights: list[float | None], stratify: bool) -> list[tuple[float, np.ndarray]]:
     """(weight, members) of what is drawn from apart: strata, each within its source where sources have weights."""
     weighted = any(weight is not None for weight in weights)
     first = places if weighted else np.zeros_like(places)
@@ -289,7 +286,7 @@ def _groups(places: Any, strata: Any, weights: list[float | None], stratify: boo
     return groups
 
 
-def _lots(ids: Any, random_seed: int) -> Any:
+def _lots(ids: np.ndarray, random_seed: int) -> np.ndarray:
     """A random number for each id, uint64 [n], by id and seed alone (splitmix64), so that a segment more or less leaves the others' lots."""
     with np.errstate(over="ignore"):
         mixed = ids + np.uint64(random_seed + 1) * np.uint64(0x9E3779B97F4A7C15)

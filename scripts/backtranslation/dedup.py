@@ -12,7 +12,10 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 HASHES = 128
 
@@ -53,7 +56,7 @@ def signatures(texts_bigrams: list[list[str]]) -> list[bytes]:
     return [row.tobytes() for row in np.array(matrix.to_rows(), dtype=np.uint32).astype(np.uint8).reshape(-1, HASHES)]
 
 
-def exact(keys: Any) -> Any:
+def exact(keys: "np.ndarray") -> "np.ndarray":
     """For each of the keys, uint64 [n], the place of the first equal one, int64 [n]."""
     import numpy as np
 
@@ -65,7 +68,7 @@ def exact(keys: Any) -> Any:
     return first
 
 
-def _candidates(signatures: Any) -> Iterator[tuple[Any, Any]]:
+def _candidates(signatures: "np.ndarray") -> "Iterator[tuple[np.ndarray, np.ndarray]]":
     """(earlier places, later places) of texts that are alike in a band, for one band after the other.
 
     Of a group of alike texts each is paired with the first one and with the one before it, so that the number of
@@ -86,7 +89,7 @@ def _candidates(signatures: Any) -> Iterator[tuple[Any, Any]]:
         yield firsts[1:][alike], order[1:][alike]
 
 
-def similarity(signatures: Any, left: Any, right: Any) -> Any:
+def similarity(signatures: "np.ndarray", left: "np.ndarray", right: "np.ndarray") -> "np.ndarray":
     """Estimated Jaccard index of pairs of signatures, uint8 [n, 128], by their places; standard error up to 0.045."""
     import numpy as np
 
@@ -98,7 +101,7 @@ def similarity(signatures: Any, left: Any, right: Any) -> Any:
     return (found - 1 / 256) / (1 - 1 / 256)
 
 
-def near(signatures: Any, threshold: float) -> dict[int, tuple[int, float]]:
+def near(signatures: "np.ndarray", threshold: float) -> dict[int, tuple[int, float]]:
     """For each text that is nearly the same as an earlier one that is kept: its place -> (the other's place, similarity).
 
     `signatures`: uint8 [n, 128] in the order of the corpus. A text is compared with kept ones alone, so that a chain

@@ -213,7 +213,7 @@ class TransformersEngine:
         if max(lengths) > self.context:
             raise ValueError(f"a text takes {max(lengths)} tokens, the model reads at most {self.context}; leave it out")
 
-    def _pad(self, rows: Sequence[Sequence[int]], before: int = 0):  # type: ignore[no-untyped-def]
+    def _pad(self, rows: Sequence[Sequence[int]], before: int = 0) -> "tuple[Tensor, Tensor, Tensor]":
         """Left-padded ids [n, longest], mask [n, before + longest] and positions of the ids [n, longest].
 
         `before` counts tokens of a cached prefix that all rows continue.

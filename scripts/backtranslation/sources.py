@@ -109,13 +109,16 @@ def unknown_kinds(source: Row) -> Counter[str]:
     return Counter(file.suffix for file in _below(Path(source["path"])) if not readers.kind_of(file) and file.is_file())
 
 
-def parts(sources: list[Row], part_mb: float) -> list[list[tuple[int, Row, list[str]]]]:
+Part = list[tuple[int, Row, list[str]]]
+"""Sources, by their place in the configuration and their settings, each with some of its files."""
+
+
+def parts(sources: list[Row], part_mb: float) -> list[Part]:
     """The corpus in parts of at most about `part_mb` megabytes, each a job of its own.
 
-    A part lists (place of the source in `sources`, the source, its files), in the order of the corpus; a file is
-    never divided.
+    Parts are in the order of the corpus; a file is never divided.
     """
-    found: list[list[tuple[int, Row, list[str]]]] = []
+    found: list[Part] = []
     room = 0.0
     for place, source in enumerate(sources):
         files: list[str | None] = [str(file) for file in files_of(source)] if "python" not in source else [None]
