@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from backtranslation import engines
 from backtranslation.logs import Progress
-from backtranslation.records import Row, WorkFile, blocks, fingerprint, row_id
+from backtranslation.records import Row, WorkFile, blocks, row_id, seed_of
 from backtranslation.templates import Template, both_tags, fill
 
 
@@ -63,7 +63,7 @@ def write_instructions(
                     progress.add(1)
                 continue
             prompts.append(ids)
-            seeds.append(int(fingerprint([random_seed, row["id"]])[:15], 16))
+            seeds.append(seed_of(random_seed, row["id"]))
             fitting.append(row["id"])
         done = {i for i, name in enumerate(fitting) if name in work.done}
         for i, completion in loaded.generate(prompts, sampling, seeds, done) if prompts else ():

@@ -13,7 +13,7 @@ import numpy as np
 
 from backtranslation import engines, models
 from backtranslation.logs import Progress, logger
-from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, fingerprint, first_of, row_id
+from backtranslation.records import COLUMNS, SIGNALS, Row, WorkFile, blocks, drop, first_of, row_id, seed_of
 from backtranslation.templates import Template, both_tags, fill
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _generated(rows: list[Row], judge: Judge, engine: engines.Engine, work: Work
     samples = settings["samples"]
     asked = [(i, k) for i in fitting for k in range(samples)]
     keys = [f"verdict {k} {rows[i]['id']}" for i, k in asked]
-    seeds = [int(fingerprint([judge.random_seed, rows[i]["id"], k])[:15], 16) for i, k in asked]
+    seeds = [seed_of(judge.random_seed, rows[i]["id"], k) for i, k in asked]
     done = {at for at, key in enumerate(keys) if key in work.done}
 
     def conclude(row: Row, tokens: int = 0) -> None:

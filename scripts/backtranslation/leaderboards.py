@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from backtranslation.engines import Sampling
 from backtranslation.logs import Progress
-from backtranslation.records import Row, WorkFile, fingerprint
+from backtranslation.records import Row, WorkFile, fingerprint, seed_of
 from backtranslation.templates import Template
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def answer(
                     )
                 asked.append(key)
                 prompts.append(ids)
-                seeds.append(int(fingerprint([random_seed, key])[:15], 16))
+                seeds.append(seed_of(random_seed, key))
             done = {i for i, key in enumerate(asked) if key in before}
             for i, completion in engine.generate(prompts, Sampling(max_new_tokens, temperature), seeds, done) if prompts else ():
                 work.add(asked[i], completion.text.strip())
