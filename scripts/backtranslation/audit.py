@@ -92,6 +92,12 @@ def pairs(heldout: list[Row], count: int, random_seed: int) -> list[Row]:
     return rows
 
 
+def _resampled(groups: Sequence[str] | np.ndarray, random_seed: int, draws: int = 2000) -> np.ndarray:
+    """How often each row is in each bootstrap sample, shape [draws, rows]; whole groups are drawn, since rows of one resemble each other."""
+    names, at = np.unique(groups, return_inverse=True)
+    return np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, at]
+
+
 def auroc(good: np.ndarray, bad: np.ndarray, good_pairs: Sequence[str], bad_pairs: Sequence[str], random_seed: int) -> Row:
     """Chance that a good pair has a higher value than a bad one, with a 95 % bootstrap interval over pairs.
 
@@ -104,9 +110,8 @@ def auroc(good: np.ndarray, bad: np.ndarray, good_pairs: Sequence[str], bad_pair
     if not len(good) or not len(bad):
         return line
     wins = (good[:, None] > bad) + 0.5 * (good[:, None] == bad)
-    names, at = np.unique(np.concatenate([good_pairs, bad_pairs]), return_inverse=True)
-    draws = np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), 2000)
-    first, second = draws[:, at[: len(good)]], draws[:, at[len(good) :]]
+    drawn = _resampled(np.concatenate([good_pairs, bad_pairs]), random_seed)
+    first, second = drawn[:, : len(good)], drawn[:, len(good) :]
     weight = first.sum(1) * second.sum(1)
     found = ((first @ wins) * second).sum(1)[weight > 0] / weight[weight > 0]
     low, high = np.quantile(found, [0.025, 0.975])
@@ -131,10 +136,9 @@ def preferred(rows: list[Row], signal: str, random_seed: int) -> Row:
 
 
 def share(wins: np.ndarray, groups: Sequence[str] | np.ndarray, random_seed: int) -> tuple[float, float, float]:
-    """(mean, low, high) of wins, with a 95 % bootstrap interval over groups of them, since those of one group resemble each other."""
-    names, at = np.unique(groups, return_inverse=True)
-    draws = np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), 2000)[:, at]
-    low, high = np.quantile((draws @ wins) / draws.sum(1), [0.025, 0.975])
+    """(mean, low, high) of wins, with a 95 % bootstrap interval over groups of them."""
+    drawn = _resampled(groups, random_seed)
+    low, high = np.quantile((drawn @ wins) / drawn.sum(1), [0.025, 0.975])
     return float(wins.mean()), float(low), float(high)
 
 
@@ -273,8 +277,7 @@ def calibration(rows: list[Row], random_seed: int, draws: int = 2000) -> pd.Data
     """
     frame = pd.DataFrame(rows).sort_values(["combination", "id"])
     weight = np.where(frame["label"] == 1, 1 / (frame["label"] == 1).sum(), 1 / (frame["label"] == 0).sum())
-    names, at = np.unique(frame["pair"], return_inverse=True)
-    drawn = weight * np.random.default_rng(random_seed).multinomial(len(names), np.full(len(names), 1 / len(names)), draws)[:, at]
+    drawn = weight * _resampled(frame["pair"].to_numpy(), random_seed, draws)
     lines = []
     for part in np.array_split(np.arange(len(frame)), min(5, len(frame))):
         good, total = (drawn[:, part] * frame["label"].to_numpy()[part]).sum(1), drawn[:, part].sum(1)
