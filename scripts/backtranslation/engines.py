@@ -14,7 +14,7 @@ from backtranslation.logs import computing, count_tokens, logger
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import DynamicCache
+    from transformers import DynamicCache, PreTrainedTokenizerBase
     from vllm import RequestOutput, SamplingParams
 
 
@@ -35,6 +35,14 @@ class Completion:
     tokens: list[int]
     finish_reason: str
     logprob: float
+
+
+def completed(tokens: list[int], logprobs: Sequence[float], stop_id: int, tokenizer: "PreTrainedTokenizerBase") -> Completion:
+    """The completion of generated tokens with the log-probability of each; the token that ends the turn counts in `logprob` alone."""
+    stopped = tokens[-1] == stop_id
+    kept = tokens[:-1] if stopped else tokens
+    text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+    return Completion(text, kept, "stop" if stopped else "length", float(np.mean(logprobs)))
 
 
 class Engine(Protocol):
@@ -346,13 +354,7 @@ class TransformersEngine:
                     use_cache=True,
                     logits_to_keep=self.last,
                 ).logits[:, -1]
-        completions = []
-        for found, values in zip(tokens, logprobs, strict=True):
-            stopped = found[-1] == self.stop_id
-            kept = found[:-1] if stopped else found
-            text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
-            completions.append(Completion(text, kept, "stop" if stopped else "length", float(np.mean(values))))
-        return completions
+        return [completed(found, values, self.stop_id, self.tokenizer) for found, values in zip(tokens, logprobs, strict=True)]
 
     def _finish(
         self,
@@ -562,11 +564,9 @@ class VllmEngine:
             found = output.outputs[0]
             ids = list(found.token_ids)
             picked = [entry[token].logprob for token, entry in zip(ids, found.logprobs, strict=True)]
-            stopped = ids[-1] == self.stop_id
-            kept = ids[:-1] if stopped else ids
-            text = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
-            count_tokens(0, len(kept))
-            yield i, Completion(text, kept, "stop" if stopped else "length", float(np.mean(picked)))
+            completion = completed(ids, picked, self.stop_id, self.tokenizer)
+            count_tokens(0, len(completion.tokens))
+            yield i, completion
 
     def choice_logprobs(self, prompts: Sequence[Sequence[int]], choices: Sequence[int]) -> np.ndarray:
         """log p(choice | prompt) of single tokens, shape [n, k]; what prompts share is cached by vLLM."""
