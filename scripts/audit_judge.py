@@ -20,8 +20,7 @@ with logs.job(snakemake.log[0]):
         figures["injection"] = audit.injection(pairs, asked, work[1])
     logs.logger.info("\n%s", table.pivot(index="signal", columns="kind", values="auroc").round(3).to_string())
     for frame, path in ((table, made.table), (audit.cuts(rated), made.cuts), (audit.reliability(rated), made.reliability)):
-        with records.atomic(path) as temporary:
-            frame.round(4).to_csv(temporary, sep="\t", index=False)
+        records.write_table(frame.round(4), path)
     records.write(rated, records.AUDITED, made.rated)
     records.write_json(weights, made.combination)
     records.write_json(figures, made.figures)

@@ -39,8 +39,7 @@ with logs.job(snakemake.log[0]):
         for other in dict.fromkeys(["base", *(["M_0", f"M_{t - 1}"] if t else [])]):
             table.append(evaluation.compare(f"M_{t}", other, "true response", losses[other], losses[f"M_{t}"], params.random_seed))
     pairs = pd.DataFrame({"id": [row["id"] for row in forward], "backward_base": base_backward, "backward_tuned": tuned_backward, **losses})
-    with records.atomic(snakemake.output.pairs) as temporary:
-        pairs.to_csv(temporary, sep="\t", index=False)
+    records.write_table(pairs, snakemake.output.pairs)
     records.write_jsonl(
         [
             {"id": row["id"], "prompt": row["prompt"], "base": old, "forward": new, "human": row["completion"]}
@@ -48,6 +47,5 @@ with logs.job(snakemake.log[0]):
         ],
         snakemake.output.answers,
     )
-    with records.atomic(snakemake.output.table) as temporary:
-        pd.DataFrame(table).round(4).to_csv(temporary, sep="\t", index=False)
+    records.write_table(pd.DataFrame(table).round(4), snakemake.output.table)
     work.clear()

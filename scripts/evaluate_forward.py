@@ -15,6 +15,5 @@ with logs.job(snakemake.log[0]):
     shape += [records.code_of(given.code), template.jinja, *params]
     work = records.WorkFile(Path(snakemake.output.losses).parent / ".work", shape)
     losses = pd.DataFrame({"id": [row["id"] for row in examples], "loss": evaluation.losses(examples, engine, template, work)})
-    with records.atomic(snakemake.output.losses) as temporary:
-        losses.to_csv(temporary, sep="\t", index=False)
+    records.write_table(losses, snakemake.output.losses)
     work.clear()

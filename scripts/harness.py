@@ -29,7 +29,6 @@ with logs.job(snakemake.log[0]):
     for row in rows:
         logs.logger.info("%s", row)
     records.write_json(results, output.json)
-    with records.atomic(output.table) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, sep="\t", index=False)
+    records.write_table(pd.DataFrame(rows), output.table)
     for work in works:
         work.clear()

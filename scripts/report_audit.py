@@ -11,5 +11,4 @@ with logs.job(snakemake.log[0]):
     plots.roc({name: audit.roc(rated, name) for name in table["signal"].unique()}, table, verdict, snakemake.output.roc)
     calibration = audit.calibration(rated, snakemake.params.random_seed)
     plots.reliability(pd.read_csv(given.reliability, sep="\t"), calibration, snakemake.output.reliability)
-    with records.atomic(snakemake.output.lines) as temporary:
-        audit.lines(figures, verdict).to_csv(temporary, sep="\t", index=False)
+    records.write_table(audit.lines(figures, verdict), snakemake.output.lines)

@@ -8,5 +8,4 @@ with logs.job(snakemake.log[0]):
     table = costs.costs(run / "benchmarks", run / "logs")
     logs.logger.info("\n%s", table.to_string(index=False))
     plots.costs(table, snakemake.output.figure)
-    with records.atomic(snakemake.output.table) as temporary:
-        table.round(3).to_csv(temporary, sep="\t", index=False)
+    records.write_table(table.round(3), snakemake.output.table)

@@ -30,5 +30,4 @@ with logs.job(snakemake.log[0]):
     statistics = funnel.signal_statistics(records.read(given.rated), kept, (*records.SIGNALS, "combination"), snakemake.params.signal)
     reasons = funnel.reasons(sum(drops.values(), Counter()))
     for frame, path in ((reasons, snakemake.output.reasons), (statistics.round(4), snakemake.output.signals), (table, snakemake.output.funnel)):
-        with records.atomic(path) as temporary:
-            frame.to_csv(temporary, sep="\t", index=False)
+        records.write_table(frame, path)

@@ -13,6 +13,6 @@ with logs.job(snakemake.log[0]):
     table["ends_with"] = table["iteration"] == params.best
     logs.logger.info("\n%s", table.T.to_string())
     plots.iterations(rated, iterating.NOTEBOOK_RATINGS, iterating.PAPER_SHARES, snakemake.output.figure)
-    with records.atomic(snakemake.output.table) as temporary:
-        # A column for each iteration: their number is small, that of the figures is not.
-        table.round(4).astype(object).set_index("iteration").T.rename_axis("iteration").to_csv(temporary, sep="\t")
+    # A column for each iteration: their number is small, that of the figures is not.
+    turned = table.round(4).astype(object).set_index("iteration").T.rename_axis("iteration").reset_index()
+    records.write_table(turned, snakemake.output.table)

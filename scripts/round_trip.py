@@ -31,6 +31,5 @@ with logs.job(snakemake.log[0]):
         work,
     )
     records.write_jsonl(written, snakemake.output.written)
-    with records.atomic(snakemake.output.table) as temporary:
-        pd.DataFrame(table).round(4).to_csv(temporary, sep="\t", index=False)
+    records.write_table(pd.DataFrame(table).round(4), snakemake.output.table)
     work.clear()

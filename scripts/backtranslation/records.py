@@ -11,10 +11,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
@@ -150,6 +153,12 @@ def write_jsonl(rows: Iterable[Row], path: str | Path) -> None:
 def read_jsonl(path: str | Path) -> list[Row]:
     with open(path, encoding="utf-8") as stream:
         return [json.loads(line) for line in stream]
+
+
+def write_table(table: "pd.DataFrame", path: str | Path) -> None:
+    """Write a table as tab-separated text, without its index."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, sep="\t", index=False)
 
 
 def cell(text: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from backtranslation import models
 from backtranslation.logs import Progress, computing, count_tokens, logger
-from backtranslation.records import Row, atomic, drop, fingerprint, read_json, sha256_of, write_json
+from backtranslation.records import Row, atomic, drop, fingerprint, read_json, sha256_of, write_json, write_table
 
 if TYPE_CHECKING:
     import torch
@@ -485,8 +485,7 @@ def history(entries: list[dict[str, Any]], path: Path) -> None:
     )
     table = table.rename(columns={"eval_loss": "heldout_loss"})
     table = table[table["loss"].notna() | table["heldout_loss"].notna()]
-    with atomic(path) as temporary:
-        table.to_csv(temporary, sep="\t", index=False)
+    write_table(table, path)
 
 
 if __name__ == "__main__":
