@@ -24,6 +24,5 @@ with logs.job(snakemake.log[0]):
         logs.logger.info("%s", sentence)
     words = pd.DataFrame({"words": figures["words"]})
     for frame, path in ((proof.table(values, seed), made.arms), (compared, made.comparisons), (words, made.words), (settings, made.settings)):
-        with records.atomic(path) as temporary:
-            frame.round(5).to_csv(temporary, sep="\t", index=False)
+        records.write_table(frame.round(5), path)
     records.write_json(figures, made.summary)

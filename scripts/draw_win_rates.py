@@ -6,5 +6,4 @@ with logs.job(snakemake.log[0]):
     given, made = snakemake.input, snakemake.output
     judge = records.read_json(given.judge)
     plots.win_rates(pd.read_csv(given.arms, sep="\t", dtype={"seed": str}), judge, made.figure)
-    with records.atomic(made.judge) as temporary:
-        pd.Series(judge).rename_axis("what").rename("value").to_csv(temporary, sep="\t")
+    records.write_table(pd.DataFrame(judge.items(), columns=["what", "value"]), made.judge)

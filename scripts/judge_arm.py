@@ -9,6 +9,5 @@ with logs.job(snakemake.log[0], online=bool(snakemake.params.served)):
     rows = [{"id": own["id"], "instruction": own["prompt"], "own": own["answer"], "other": other["answer"]} for own, other in answers]
     work = records.WorkFile(Path(snakemake.output.wins).parent / ".work", ["judge", rows, *identity, records.code_of(given.code), *params])
     wins = pairwise.compare(rows, judge, work)
-    with records.atomic(snakemake.output.wins) as temporary:
-        wins.assign(**{"size" if name == "n" else name: value for name, value in params.cell.items()}).to_csv(temporary, sep="\t", index=False)
+    records.write_table(wins.assign(**{"size" if name == "n" else name: value for name, value in params.cell.items()}), snakemake.output.wins)
     work.clear()

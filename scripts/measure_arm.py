@@ -22,6 +22,5 @@ with logs.job(snakemake.log[0]):
         [{"id": row["id"], "prompt": row["prompt"], "answer": answer} for row, answer in zip(asked, answers, strict=True)],
         snakemake.output.answers,
     )
-    with records.atomic(snakemake.output.values) as temporary:
-        values.assign(**cell).to_csv(temporary, sep="\t", index=False)
+    records.write_table(values.assign(**cell), snakemake.output.values)
     work.clear()
