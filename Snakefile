@@ -21,8 +21,8 @@ pathvars:
     results=f"results/{config['name']}",
     logs=f"results/{config['name']}/logs",
     benchmarks=f"results/{config['name']}/benchmarks",
-    model=f"resources/models/{model_key(config['model'])}",
-    judge=f"resources/models/{model_key(JUDGE_MODEL)}",
+    model=f"resources/models/{models.model_key(config['model'])}",
+    judge=f"resources/models/{models.model_key(JUDGE_MODEL)}",
 
 
 wildcard_constraints:

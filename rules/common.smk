@@ -14,7 +14,6 @@ from snakemake.settings.types import DeploymentMethod
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from backtranslation import checks, grid, harness, models, records, settings, sources
-from backtranslation.records import fingerprint
 
 
 def check_config():
@@ -144,20 +143,9 @@ def tokenizer_for_lengths():
     return []
 
 
-def weights_of(model):
-    """What makes the weights of a base model differ: all but how it is talked to."""
-    return {key: value for key, value in model.items() if key != "template"}
-
-
-def model_key(model):
-    """Folder name of a base model: readable, and different for whatever makes the weights differ."""
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model["name"]).name).strip("-")
-    return f"{readable}-{fingerprint(weights_of(model))[:8]}"
-
-
 # The base model, and a fixed judge where there is one, by the name of their folder.
 MODELS = {
-    model_key(model): weights_of(model)
+    models.model_key(model): models.weights_of(model)
     for model in (config["model"], config["judge"]["model"])
     if model
 }

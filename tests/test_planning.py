@@ -9,8 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT, pair
 
-from backtranslation import planning, settings
-from backtranslation.records import read_json, write_jsonl
+from backtranslation import models, planning, settings
+from backtranslation.records import read_json, write_json, write_jsonl
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
 LLAMA2 = settings.load(ROOT / "config", ROOT / "config" / "llama2-7b-qlora.yaml")
@@ -30,8 +30,6 @@ def test_parameters_of_known_models():
 
 def test_sizes_are_those_of_the_real_model_and_adapter(tiny):
     from peft import LoraConfig, get_peft_model
-
-    from backtranslation import models
 
     shape = planning.Shape.of(read_json(tiny / "config.json"))
     model = models.load(tiny, "float32")
@@ -114,8 +112,6 @@ def test_local_rows_and_tokens_are_counted(tmp_path, tiny):
     # A quarter of the 40 texts lies between the quartiles, fewer than were asked for.
     assert jobs["write_instructions"].rows == jobs["rate_candidates 1"].rows == 10
     assert (jobs["train_forward 0"].rows, jobs["train_forward 1"].rows) == (30, 30 + 5)
-    from backtranslation import models
-
     tokenizer = models.load_tokenizer(tiny)
     pairs = [pair(n) for n in range(1, 41)]
     exact = sum(len(tokenizer(row["instruction"])["input_ids"]) + len(tokenizer(row["response"])["input_ids"]) for row in pairs) / 40
@@ -142,6 +138,16 @@ def test_seed_pairs_that_the_run_drops_are_not_planned_with(tmp_path, tiny):
     source["language"] = "fi"
     with pytest.raises(planning.PlanError, match=r"seed\.sources: no pair is left that can be used"):
         planning.plan(config, ROOT)
+
+
+def test_a_fetched_model_is_looked_at_where_the_workflow_has_it(tmp_path, tiny):
+    spec = {"kind": "hub", "name": "some/model", "revision": "abc", "file": None, "sha256": None, "template": "auto"}
+    folder = tmp_path / "resources" / "models" / models.model_key(spec)
+    write_json(read_json(tiny / "config.json"), folder / "weights" / "config.json")
+    write_json({"folder": "weights"}, folder / "manifest.json")
+    assert planning.shape_of({**spec, "template": "chatml"}, tmp_path) == (planning.Shape.of(read_json(tiny / "config.json")), folder / "weights")
+    with pytest.raises(planning.PlanError, match="its sizes are not known"):
+        planning.shape_of({**spec, "revision": "abd"}, tmp_path)
 
 
 def test_hours_come_from_an_earlier_run(tmp_path, tiny):

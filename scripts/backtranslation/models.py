@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backtranslation.logs import logger
-from backtranslation.records import read_json, scratch, sha256_of, write_json
+from backtranslation.records import fingerprint, read_json, scratch, sha256_of, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,17 @@ MODEL_FILES = ("model.safetensors", "config.json", "generation_config.json")
 
 class ModelError(ValueError):
     """A model that cannot be used; the message says which and why."""
+
+
+def weights_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """What makes the weights of a base model differ: all but how it is talked to."""
+    return {key: value for key, value in spec.items() if key != "template"}
+
+
+def model_key(spec: dict[str, Any]) -> str:
+    """Folder name of a base model: readable, and different for whatever makes the weights differ."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", Path(spec["name"]).name).strip("-")
+    return f"{readable}-{fingerprint(weights_of(spec))[:8]}"
 
 
 def fetch(spec: dict[str, Any], manifest: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backtranslation import grid, segments, sources
+from backtranslation import grid, models, segments, sources
 from backtranslation.decontamination import protect, screen
 from backtranslation.engines import piece_tokens
 from backtranslation.records import Row, read_json
@@ -350,10 +350,9 @@ def shape_of(model: Row, root: Path) -> tuple[Shape, Path | None]:
     Raises PlanError when nothing is known of the model.
     """
     folder = root / model["name"] if model["kind"] == "path" else None
-    for manifest in sorted(root.glob("resources/models/*/manifest.json")):
-        said = read_json(manifest)
-        if folder is None and all(said[key] == model[key] for key in ("kind", "name", "revision")):
-            folder = manifest.parent / said["folder"]
+    manifest = root / "resources" / "models" / models.model_key(model) / "manifest.json"
+    if folder is None and manifest.is_file():
+        folder = models.folder_of(manifest)
     if folder and (folder / "config.json").is_file():
         return Shape.of(read_json(folder / "config.json")), folder
     if model["name"] in KNOWN_MODELS:
@@ -399,8 +398,6 @@ def plan(config: Row, root: Path) -> Plan:
 def _width(dtype: str, gpu: bool) -> int:
     """Bytes of a number; `auto` is 16 bits on any GPU, and on a CPU what this one computes with."""
     if dtype == "auto" and not gpu:
-        from backtranslation import models
-
         return models.resolve_dtype("auto").itemsize
     return 4 if dtype == "float32" else 2
 
