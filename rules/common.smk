@@ -1,6 +1,5 @@
 # Everything that is Python and not a rule: checking the configuration, and what rules take as input.
 import ast
-import json
 import re
 import shlex
 import sys
@@ -313,21 +312,15 @@ def cell_seed(wildcards):
     return int(wildcards.seed)
 
 
-def cell_setting(wildcards, key, otherwise):
-    """A setting of a cell: its own, where it is searched for."""
-    value = wildcards.get(key, "any")
-    return otherwise if value == "any" else json.loads(value)
-
-
 def cell_seed_share(wildcards):
     """The share of seed pairs among a cell's examples."""
-    return cell_setting(wildcards, "seed_share", config["forward"]["seed_share"])
+    return grid.setting(wildcards, "seed_share", config["forward"]["seed_share"])
 
 
 def cell_training(wildcards):
     """What shapes the training of an arm: that of the forward model, in as many steps for each."""
     shared = {**training_settings("forward"), "steps": config["proof"]["steps"]}
-    return {key: cell_setting(wildcards, key, value) for key, value in shared.items()}
+    return {key: grid.setting(wildcards, key, value) for key, value in shared.items()}
 
 
 # The licence of everything that the data set and the model were made from; null where nobody has named it.

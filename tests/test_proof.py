@@ -95,6 +95,8 @@ def test_search_tries_every_setting_that_makes_a_difference():
         *[(rate, "any") for rate in ("0.0001", "0.001")],
         *[(rate, share) for rate in ("0.0001", "0.001") for share in ("0.2", "null")],
     ]
+    assert [grid.setting(cell, "seed_share", 0.5) for cell in cells] == [0.5, 0.5, 0.5, 0.2, None, 0.2, None]
+    assert grid.setting(cells[-1], "learning_rate", 0.1) == 0.001 and grid.setting(cells[-1], "steps", 100) == 100
 
 
 def test_no_pair_is_measured_that_an_arm_was_trained_on():

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from backtranslation.records import Row
 
@@ -26,6 +28,12 @@ def cells(arms: list[str], sizes: list[int], seeds: list[int], search: dict[str,
         for seed in (seeds if arm != "base" else [0])
         for setting in _settings(arm, search or {})
     ]
+
+
+def setting(cell: Mapping[str, str], key: str, otherwise: Any) -> Any:
+    """A setting of a cell: its own, where one is searched for and makes a difference to the arm."""
+    value = cell.get(key, "any")
+    return otherwise if value == "any" else json.loads(value)
 
 
 def _settings(arm: str, search: dict[str, list[float | None]]) -> list[dict[str, str]]:

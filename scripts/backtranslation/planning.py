@@ -486,7 +486,7 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
     compared = min(config["audit"]["pairs"], heldout)
     jobs.append(Job("round_trip", compared, read=5 * compared * backward, written=2 * compared * asked))
     proof, cells = config["proof"], grid.cells(*(config["proof"][key] for key in ("arms", "sizes", "seeds", "search")))
-    steps = sum(int(cell.get("steps", proof["steps"])) for cell in cells if cell["arm"] != "base")
+    steps = sum(grid.setting(cell, "steps", proof["steps"]) for cell in cells if cell["arm"] != "base")
     shown = steps * training["batch_size"] * training["gradient_accumulation"]
     measured = 3 * (heldout + proof["corpus_pairs"]) * len(cells)
     notes.append(f"the proof, which the target proof makes on top, has {len(cells)} cells: about {shown * forward:,.0f} tokens trained on, at most {measured * forward:,.0f} read")
