@@ -121,18 +121,16 @@ def of_parts(pattern):
     return expand(pattern, part=range(1, len(CORPUS_PARTS) + 1))
 
 
-def hub_source(wildcards):
-    """The source whose rows a data set's file holds."""
-    found = [
+# The data sets of the hub, by the name of their folder.
+DATA_SETS = {
+    sources.data_key(source): {key: source.get(key) for key in sources.HUB_KEYS}
+    for source in (
         *config["seed"]["sources"],
         *config["corpus"]["sources"],
         *config["decontamination"]["prompts"],
-    ]
-    return next(
-        {key: source.get(key) for key in sources.HUB_KEYS}
-        for source in found
-        if "hub" in source and sources.data_key(source) == wildcards.data
     )
+    if "hub" in source
+}
 
 
 def tokenizer_for_lengths():
@@ -324,11 +322,9 @@ def cell_training(wildcards):
 
 
 # The licence of everything that the data set and the model were made from; null where nobody has named it.
+NAMED = {entry["of"]: entry["licence"] for entry in config["release"]["licences"]}
 LICENCES = [
-    {"part": part, "name": name, "licence": named.get(name)}
-    for named in [
-        {entry["of"]: entry["licence"] for entry in config["release"]["licences"]}
-    ]
+    {"part": part, "name": name, "licence": NAMED.get(name)}
     for part, name in [
         ("base model", config["model"]["name"]),
         *([("judge", JUDGE_MODEL["name"])] if config["judge"]["model"] else []),

@@ -44,7 +44,7 @@ rule fetch_data:
         mem_mb=data_memory,
         runtime="12h",
     params:
-        source=hub_source,
+        source=lambda wildcards: DATA_SETS[wildcards.data],
     message:
         "Fetching the data set {params.source[hub]}"
     script:
