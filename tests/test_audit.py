@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from backtranslation import audit, judge, labels
 from backtranslation.engines import TransformersEngine
-from backtranslation.records import SIGNALS, WorkFile
+from backtranslation.records import SIGNALS, WorkFile, write_jsonl
 
 WORDS = ["iterator", "list", "module", "garden", "recipe", "letter", "number", "window", "engine", "novel"]
 HELDOUT = [
@@ -193,6 +193,9 @@ def test_labels_and_preferences_of_ones_own(tmp_path):
     assert [row["label"] for row in rows] == [1, 0, 1, 0] and rows[0]["pair"] == rows[1]["pair"] != rows[2]["pair"]
     found = audit.preferred(judged(rows), "length", 42)
     assert (found["accuracy"], found["n"]) == (0.5, 2)
+    # As the labelling page saves texts that have such ends of lines.
+    write_jsonl([GOOD, {**BAD, "response": "one\u2028two\x85three"}], tmp_path / "saved.jsonl")
+    assert labels.read_labels(tmp_path / "saved.jsonl")[1]["text"] == "one\u2028two\x85three"
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,9 @@ def test_preferences_come_from_rows_and_from_trees(tmp_path):
     records.write_jsonl([{"instruction": "Why?", "chosen": "x"}], tmp_path / "broken.jsonl")
     with pytest.raises(audit.AuditError, match="row 1: the field rejected is missing"):
         pairwise.preferences(tmp_path / "broken.jsonl")
+    (tmp_path / "broken.jsonl").write_text(json.dumps(PREFERENCES[0]) + "\n{")
+    with pytest.raises(audit.AuditError, match=r"broken\.jsonl: row 2: no JSON"):
+        pairwise.preferences(tmp_path / "broken.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,11 @@ def labelled(pair: Row, kind: str, instruction: str, text: str) -> Row:
     }
 
 
-def _label_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number, object) of each row of a jsonl file; or of each labelled row of a csv as the labelling page's rule writes it."""
+def label_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, object) of each row of a jsonl file; or of each labelled row of a csv as the labelling page's rule writes it.
+
+    Raises AuditError naming a row that is no JSON.
+    """
     if path.suffix == ".csv":
         with open(path, encoding="utf-8", newline="") as stream:
             # Row 1 is the header.
@@ -36,7 +39,8 @@ def _label_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if label := found.get("label", "").strip():
                     yield n, {**found, "label": int(label) if label in ("0", "1") else label}
         return
-    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # By "\n" alone, since texts may hold other characters that end lines.
+    for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -53,7 +57,7 @@ def read_labels(path: str | Path) -> list[Row]:
     row and the field.
     """
     rows: list[Row] = []
-    for n, found in _label_rows(Path(path)):
+    for n, found in label_rows(Path(path)):
         if not isinstance(found, dict):
             raise AuditError(f"{path}: row {n}: no object with the fields instruction, response and label")
         preference = "chosen" in found or "rejected" in found

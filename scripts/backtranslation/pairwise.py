@@ -1,6 +1,5 @@
 """Which of two answers is better: a judge that reads both orders, and what it is worth against people's preferences."""
 
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ import pandas as pd
 from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import FORCED, JudgeError, digit_ids
-from backtranslation.labels import read_labels
+from backtranslation.labels import label_rows, read_labels
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
@@ -170,9 +169,9 @@ def preferences(path: str | Path) -> list[Row]:
 
     Of a tree each two replies to its first message that people ranked differently are taken. Raises AuditError naming the row.
     """
-    lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if lines and "prompt" in lines[0]:
-        return [row for tree in lines for row in _ranked(tree["prompt"])]
+    found = [row for _, row in label_rows(Path(path))]
+    if found and isinstance(found[0], dict) and "prompt" in found[0]:
+        return [row for tree in found for row in _ranked(tree["prompt"])]
     rows = read_labels(path)
     chosen, rejected = ([row for row in rows if row["kind"] == kind] for kind in ("chosen", "rejected"))
     if len(chosen) + len(rejected) != len(rows):
