@@ -83,15 +83,15 @@ def _blocks(rows: Iterator[tuple[Row, Problem | None]]) -> Iterator[list[tuple[R
 
 def _clean(pieces: list[Row], protected: Protected) -> tuple[list[Row], list[Row]]:
     """(pieces with `key` and `signature`, ledger rows of those that hold a protected text)."""
-    pairs = [dedup.bigrams(piece["text"]) for piece in pieces]
-    found = [protected.match(piece["text"], said) for piece, said in zip(pieces, pairs, strict=True)]
+    grams = [dedup.bigrams(piece["text"]) for piece in pieces]
+    found = [protected.match(piece["text"], own) for piece, own in zip(pieces, grams, strict=True)]
     dropped = [
         drop(piece, "segment", "contaminated", f"{match[1]}: {match[0][:200]}", match[0])
         for piece, match in zip(pieces, found, strict=True)
         if match
     ]
-    clean = [(piece, said) for piece, said, match in zip(pieces, pairs, found, strict=True) if not match]
-    signatures = dedup.signatures([said for _, said in clean])
+    clean = [(piece, own) for piece, own, match in zip(pieces, grams, found, strict=True) if not match]
+    signatures = dedup.signatures([own for _, own in clean])
     return [
         {**piece, "key": dedup.key(piece["text"]), "signature": signature} for (piece, _), signature in zip(clean, signatures, strict=True)
     ], dropped

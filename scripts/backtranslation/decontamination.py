@@ -34,19 +34,19 @@ class Protected:
                 self.runs.setdefault(" ".join(said[at : at + size]), name)
                 self.starts.setdefault(f"{said[at]} {said[at + 1]}", set()).add(size)
 
-    def match(self, text: str, pairs: list[str]) -> tuple[str, str] | None:
-        """(the words in common, name of the protected text) for a text and its bigrams, or None.
+    def match(self, text: str, grams: list[str]) -> tuple[str, str] | None:
+        """(the words in common, name of the protected text) for a text and `grams`, its bigrams, or None.
 
         The run is the first one found, as long as it goes on.
         """
-        places = [at for at, pair in enumerate(pairs) if pair in self.starts]
-        if not places and len(pairs) >= MIN_WORDS:
+        places = [at for at, gram in enumerate(grams) if gram in self.starts]
+        if not places and len(grams) >= MIN_WORDS:
             return None
         said = words(text)
         if said and (name := self.whole.get(" ".join(said))):
             return " ".join(said), name
         for at in places:
-            for size in sorted(self.starts[pairs[at]], reverse=True):
+            for size in sorted(self.starts[grams[at]], reverse=True):
                 if name := self.runs.get(" ".join(said[at : at + size])):
                     end = at + size
                     while end < len(said) and " ".join(said[end - size + 1 : end + 1]) in self.runs:
@@ -56,7 +56,10 @@ class Protected:
 
 
 def protect(prompts: list[Row], pairs: list[Row], n: int) -> Protected:
-    """The texts of evaluation prompts (sources as in the configuration) and both sides of held-out pairs."""
+    """The texts of evaluation prompts (sources as in the configuration) and both sides of held-out pairs.
+
+    Raises SourceError naming file and row of a prompt that cannot be read.
+    """
     texts = []
     for source in prompts:
         for name, number, text in sources.texts(source, sources.PROMPT_ROLES):

@@ -154,6 +154,7 @@ def folder_of(manifest: str | Path) -> Path:
 
 
 def device() -> str:
+    """Where models are loaded: `cuda` where there is a GPU, else `cpu`."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -358,6 +359,7 @@ def check_adapter(folder: Path, adapter: Path) -> None:
 
 
 def rank_of(adapter: Path) -> int:
+    """The rank of a LoRA adapter."""
     return int(read_json(adapter / "adapter_config.json")["r"])
 
 

@@ -197,6 +197,8 @@ def audited(rows: list[Row], judge: Judge, random_seed: int, work: WorkFile | No
     in which both orders name the same answer; `longer`, the share in which the longer one is preferred,
     and `people_longer`, in which people do. `unread` pairs do not fit the context, or
     got no verdict. `work` as in `prefer`.
+
+    Raises AuditError when no pair has a verdict.
     """
     asked = [{"instruction": row["instruction"], "own": row["chosen"], "other": row["rejected"]} for row in rows]
     both = prefer(asked, judge, work)

@@ -143,6 +143,7 @@ def weight_bytes(shape: Shape, width: int, nf4: bool) -> float:
 
 
 def adapter_parameters(shape: Shape, lora: Row | None) -> int:
+    """Numbers in a LoRA adapter; 0 where all weights are trained."""
     if lora is None:
         return 0
     chosen = lora["target_modules"]
@@ -264,7 +265,7 @@ class TokenCounter:
 
 
 def assumed(source: Row, notes: list[str]) -> Text:
-    """What is known of a hub data set; that it is no more than assumed goes to `notes`."""
+    """What is known of a hub data set; that it is no more than assumed goes to `notes`. Raises PlanError where nothing is."""
     rows = source.get("rows") or KNOWN_ROWS.get((source["hub"], source["split"]))
     if rows is None:
         raise PlanError(f"{source['hub']}: nothing is known of this data set; say how many rows it has with rows")
@@ -276,6 +277,7 @@ def assumed(source: Row, notes: list[str]) -> Text:
 
 
 def counted(found: list[sources.Text], count: TokenCounter) -> Text:
+    """Lengths of texts that are all there."""
     return Text(len(found), [(count(text.instruction), count(text.response)) for text in found])
 
 
