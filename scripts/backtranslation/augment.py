@@ -25,7 +25,7 @@ def reverse(pairs: list[Row], prompt: str) -> list[Row]:
 
 def write_instructions(
     segments: list[Row],
-    engine: Callable[[], "engines.Engine"],
+    engine: Callable[[], engines.Engine],
     template: Template,
     prompt: str,
     sampling: engines.Sampling,

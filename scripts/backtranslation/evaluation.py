@@ -2,21 +2,19 @@
 
 import gc
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backtranslation import engines
 from backtranslation.logs import Progress, logger, warn
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
-if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
-
 
 def losses(
-    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = ""
+    examples: list[Row], engine: engines.TransformersEngine, template: Template, work: WorkFile | None = None, name: str = ""
 ) -> np.ndarray:
     """Negative log-likelihood of each completion given its prompt, nats per token, shape [n].
 
@@ -32,7 +30,7 @@ def mean_logprobs(
     keys: list[str],
     prompts: Sequence[list[int]],
     completions: Sequence[list[int]],
-    engine: "TransformersEngine",
+    engine: engines.TransformersEngine,
     work: WorkFile | None,
 ) -> np.ndarray:
     """Mean log p of each completion's tokens given its prompt, shape [n]; in the engine's batches, which are kept in `work`."""
@@ -48,8 +46,6 @@ def in_batches(
     keys: list[str], lengths: list[int], budget: int, run: Callable[[list[int]], list[float]], work: WorkFile | None
 ) -> list[float]:
     """The value of each row, named by `keys`, from `run` on the indices of rows with at most `budget` tokens in all; kept in `work`."""
-    from backtranslation import engines
-
     done: dict[str, float] = work.done if work else {}
     progress = Progress("rows", len(keys))
     for batch in engines.batches(lengths, budget):
@@ -109,16 +105,14 @@ def cost_of_merging(
     """
     import torch
 
-    from backtranslation.engines import TransformersEngine
-
     options = {"dtype": merge["dtype"], "batch_tokens": batch_tokens}
-    engine = TransformersEngine(base, template.stop_id, adapter, quantization=merge["trained_quantization"], **options)
+    engine = engines.TransformersEngine(base, template.stop_id, adapter, quantization=merge["trained_quantization"], **options)
     before = float(losses(heldout, engine, template, work, "unmerged").mean())
     # The two models need not be in memory together.
     del engine
     gc.collect()
     try:
-        engine = TransformersEngine(merged, template.stop_id, **options)
+        engine = engines.TransformersEngine(merged, template.stop_id, **options)
         after = float(losses(heldout, engine, template, work, "merged").mean())
     except torch.OutOfMemoryError:
         warn("the merged model does not fit this GPU, so what merging did to the held-out loss was not measured")
@@ -131,7 +125,7 @@ def cost_of_merging(
 
 
 def answers(
-    examples: list[Row], engine: "TransformersEngine", template: Template, work: WorkFile | None = None, name: str = "", max_new_tokens: int = 128
+    examples: list[Row], engine: engines.TransformersEngine, template: Template, work: WorkFile | None = None, name: str = "", max_new_tokens: int = 128
 ) -> list[str]:
     """Greedy answers to the prompts of held-out examples; `work` as in `losses`."""
     keys = [f"{name} {row['id']}" for row in examples]
@@ -139,13 +133,11 @@ def answers(
 
 
 def _greedy(
-    keys: list[str], prompts: list[list[int]], engine: "TransformersEngine", max_new_tokens: int, work: WorkFile | None
+    keys: list[str], prompts: list[list[int]], engine: engines.TransformersEngine, max_new_tokens: int, work: WorkFile | None
 ) -> list[str]:
-    from backtranslation.engines import Sampling
-
     texts: dict[str, str] = work.done if work else {}
     done = {i for i, key in enumerate(keys) if key in texts}
-    for i, completion in engine.generate(prompts, Sampling(max_new_tokens, temperature=0), [0] * len(prompts), done):
+    for i, completion in engine.generate(prompts, engines.Sampling(max_new_tokens, temperature=0), [0] * len(prompts), done):
         texts[keys[i]] = completion.text
         if work:
             work.add(keys[i], completion.text)
@@ -154,8 +146,6 @@ def _greedy(
 
 def similarity(texts: list[str], others: list[str]) -> np.ndarray:
     """Cosine of the sentence embeddings of each two texts (all-MiniLM-L6-v2, as its package carries it), shape [n]."""
-    from importlib.util import find_spec
-
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -198,12 +188,10 @@ def round_trip(
     """
     from sacrebleu import sentence_chrf
 
-    from backtranslation.engines import TransformersEngine
-
     sets = {name: [dict(row) for row in rows] for name, rows in sets.items()}
 
-    def ask(model: str) -> TransformersEngine:
-        engine = TransformersEngine(base, template.stop_id, adapter if model == "backward" else None, batch_tokens=batch_tokens, **precision)
+    def ask(model: str) -> engines.TransformersEngine:
+        engine = engines.TransformersEngine(base, template.stop_id, adapter if model == "backward" else None, batch_tokens=batch_tokens, **precision)
         for name, rows in sets.items():
             asked = [template.prompt(fill(prompt, response=row["response"])) for row in rows]
             room = engine.context - max(max_new_tokens, max(len(template.completion(row["instruction"])) for row in rows))

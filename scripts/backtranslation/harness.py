@@ -6,6 +6,7 @@ Here a folder of tasks is data: its files are read by us and may hold a few keys
 
 import json
 import logging
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,6 @@ def measure(
     `tasks` come from `load`; of each the first `limit` rows. Prompts are the template's, so they begin with one BOS where
     the model has one, and special tokens in rows are broken up. Tasks that `work` holds are not measured again.
     """
-    import random
-
     import torch
     from lm_eval import evaluate
     from lm_eval.models.huggingface import HFLM

@@ -4,15 +4,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from backtranslation.engines import Sampling
+from backtranslation.engines import Engine, Sampling
 from backtranslation.logs import Progress
 from backtranslation.records import Row, WorkFile, fingerprint, seed_of
 from backtranslation.templates import Template
-
-if TYPE_CHECKING:
-    from backtranslation.engines import Engine
 
 TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
 """Of MT-bench's categories, as FastChat sets them (fastchat/llm_judge/common.py); 0.7 for any other."""
@@ -78,7 +74,7 @@ def mt_bench(path: Path) -> list[Question]:
 
 
 def answer(
-    questions: list[Question], engine: "Engine", template: Template, system: str | None, max_new_tokens: int, random_seed: int, work: WorkFile
+    questions: list[Question], engine: Engine, template: Template, system: str | None, max_new_tokens: int, random_seed: int, work: WorkFile
 ) -> list[list[str]]:
     """The answers to every turn of every question; a later turn is asked after the answers to those before.
 
