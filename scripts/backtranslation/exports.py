@@ -80,10 +80,14 @@ def write_all(rows: list[Row], system: str | None, folder: Path) -> None:
         return {"id": row["id"], "source": public(row["source"])}
 
     flat = [
-        # NaN stands for what has no value; in a released file that is null.
-        {**{name: row[name] if row[name] == row[name] else None for name in (*SIGNALS, "combination")}}
-        | origin(row)
-        | {"system": system, "instruction": row["instruction"], "response": row["text"]}
+        {
+            **origin(row),
+            "system": system,
+            "instruction": row["instruction"],
+            "response": row["text"],
+            # NaN stands for what has no value; in a released file that is null.
+            **{name: row[name] if row[name] == row[name] else None for name in (*SIGNALS, "combination")},
+        }
         for row in rows
     ]
     write(flat, CURATED, folder / FILES["parquet"])

@@ -317,7 +317,6 @@ def _zip(path: Path, columns: list[str]) -> Rows:
         for info in archive.infolist():
             if info.filename.endswith("/"):
                 continue
-
             left -= min(info.file_size, MAX_ROW_BYTES)
             if left < 0:
                 raise _Damaged("compression_bomb", f"holds more than {_BOMB_RATIO} times its size")
