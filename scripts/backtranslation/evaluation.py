@@ -12,6 +12,9 @@ from backtranslation.logs import Progress, logger, warn
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template, fill
 
+ANSWER_TOKENS = 128
+"""Of an answer to a held-out prompt that is written to be read, at most."""
+
 
 def losses(
     examples: list[Row], engine: engines.TransformersEngine, template: Template, work: WorkFile | None = None, name: str = ""
@@ -125,7 +128,7 @@ def cost_of_merging(
 
 
 def answers(
-    examples: list[Row], engine: engines.TransformersEngine, template: Template, work: WorkFile | None = None, name: str = "", max_new_tokens: int = 128
+    examples: list[Row], engine: engines.TransformersEngine, template: Template, work: WorkFile | None = None, name: str = "", max_new_tokens: int = ANSWER_TOKENS
 ) -> list[str]:
     """Greedy answers to the prompts of held-out examples; `work` as in `losses`."""
     keys = [f"{name} {row['id']}" for row in examples]

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from backtranslation import grid, models, segments, sources
+from backtranslation import audit, grid, models, segments, sources
 from backtranslation.decontamination import protect, screen
 from backtranslation.engines import piece_tokens
+from backtranslation.evaluation import ANSWER_TOKENS
 from backtranslation.records import Row, read_json
 from backtranslation.templates import fill
 from backtranslation.training import paper_steps
@@ -459,7 +460,7 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
         kept = round(config["curation"]["keep"]["value"] * kept)
     else:
         notes.append("all candidates are taken to be kept, since a threshold is only known to bind after the rating")
-    audited = 7 * min(config["audit"]["pairs"], heldout)
+    audited = (1 + len(audit.KINDS)) * min(config["audit"]["pairs"], heldout)
     train = pairs - heldout
     # The share of the seed pairs in the mixture, where one is asked for.
     share = config["forward"]["seed_share"]
@@ -481,8 +482,8 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
             "evaluate",
             heldout,
             read=heldout * (2 * backward + forward),
-            written=2 * 128 * examples,
-            cached=examples * (asked + 128),
+            written=2 * ANSWER_TOKENS * examples,
+            cached=examples * (asked + ANSWER_TOKENS),
         ),
     ]
     compared = min(config["audit"]["pairs"], heldout)
