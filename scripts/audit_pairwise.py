@@ -7,11 +7,7 @@ with logs.job(snakemake.log[0], online=bool(snakemake.params.served)):
     if given.preferences:
         preferences = pairwise.preferences(given.preferences)
     else:
-        pairs = [row for row in records.read(given.heldout) if row["set"] == "seed"]
-        preferences = [
-            {"instruction": row["instruction"], "chosen": row["response"], "rejected": records.other_of(pairs, at)["response"]}
-            for at, row in enumerate(pairs)
-        ]
+        preferences = pairwise.true_against_others([row for row in records.read(given.heldout) if row["set"] == "seed"])
     judge, identity = pairwise.load_judge(params.served, given.judge, params.template, params.batch_tokens, params.precision)
     shape = [preferences, *identity, records.code_of(given.code)]
     work = records.WorkFile(Path(snakemake.output.figures).parent / ".work", ["pairwise", *shape, *params])

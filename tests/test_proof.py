@@ -413,6 +413,14 @@ def test_length_control_takes_away_what_length_explains():
     assert rates["seed_win_rate_lc", "long"] - rates["seed_win_rate_lc", "short"] == pytest.approx(0, abs=0.05)
 
 
+def test_without_preferences_of_people_true_responses_stand_against_those_to_other_instructions():
+    pairs = [{"instruction": f"Ask {n // 2}", "response": f"Answer {n}"} for n in range(6)]
+    found = pairwise.true_against_others(pairs)
+    asked = {pair["response"]: pair["instruction"] for pair in pairs}
+    assert [(row["instruction"], row["chosen"]) for row in found] == [(pair["instruction"], pair["response"]) for pair in pairs]
+    assert all(asked[row["rejected"]] != row["instruction"] for row in found)
+
+
 def test_preferences_come_from_rows_and_from_trees(tmp_path):
     replies = [{"text": "good", "rank": 0}, {"text": "bad", "rank": 2}, {"text": "so so", "rank": 1}, {"text": "new", "rank": None}]
     records.write_jsonl([{"prompt": {"text": "Why?", "replies": replies}}], tmp_path / "trees.jsonl")

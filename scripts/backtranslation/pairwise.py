@@ -14,7 +14,7 @@ from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import FORCED, JudgeError, digit_ids
 from backtranslation.labels import label_rows, read_labels
-from backtranslation.records import Row, WorkFile
+from backtranslation.records import Row, WorkFile, other_of
 from backtranslation.templates import Template, fill
 
 PROMPT = """Two assistants have answered the same instruction. Compare the answers by how helpful, correct and complete they are. Do not mind their order or their length.
@@ -177,6 +177,11 @@ def preferences(path: str | Path) -> list[Row]:
     if len(chosen) + len(rejected) != len(rows):
         raise audit.AuditError(f"{path}: preferences need the fields instruction, chosen and rejected in every row")
     return [{"instruction": good["instruction"], "chosen": good["text"], "rejected": bad["text"]} for good, bad in zip(chosen, rejected, strict=True)]
+
+
+def true_against_others(pairs: list[Row]) -> list[Row]:
+    """`instruction`, `chosen` and `rejected` where there are no preferences of people: each pair's response against another pair's."""
+    return [{"instruction": row["instruction"], "chosen": row["response"], "rejected": other_of(pairs, at)["response"]} for at, row in enumerate(pairs)]
 
 
 def _ranked(prompt: Row) -> list[Row]:

@@ -1,17 +1,15 @@
 """Does curation make a better model? What the arms of the proof are measured by, and what can be said of it."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from backtranslation.engines import TransformersEngine
 from backtranslation.evaluation import mean_logprobs
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template
-
-if TYPE_CHECKING:
-    from backtranslation.engines import TransformersEngine
 
 SIGN = {"loss": 1, "contrast": -1, "contrast_near": -1, "win_rate": -1, "win_rate_lc": -1}
 """The measures, and the sign that makes lower better."""
@@ -43,7 +41,7 @@ PUBLISHED = {
 
 
 def measure(
-    pairs: list[Row], engine: "TransformersEngine", template: Template, system: str | None, work: WorkFile | None = None
+    pairs: list[Row], engine: TransformersEngine, template: Template, system: str | None, work: WorkFile | None = None
 ) -> pd.DataFrame:
     """Columns id, measure and value: loss and contrasts of every pair, nats per token (see `arms.heldout`).
 
@@ -80,7 +78,7 @@ def _matrix(values: pd.DataFrame, arm: str, measure: str, size: str | None = Non
     return None if found.empty else found.pivot_table(index="seed", columns="id", values="value").to_numpy()
 
 
-def _weights(seeds: int, pairs: int, draws: int, random_seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _weights(seeds: int, pairs: int, random_seed: int, draws: int = 4000) -> tuple[np.ndarray, np.ndarray]:
     """How often each seed and each pair is drawn in a bootstrap over both, as shares; shapes [draws, seeds], [draws, pairs]."""
     rng = np.random.default_rng(random_seed)
     return tuple(rng.multinomial(n, np.full(n, 1 / n), draws) / n for n in (seeds, pairs))  # type: ignore[return-value]
@@ -88,7 +86,7 @@ def _weights(seeds: int, pairs: int, draws: int, random_seed: int) -> tuple[np.n
 
 def interval(values: np.ndarray, random_seed: int, draws: int = 4000) -> tuple[float, float, float]:
     """(mean, low, high) of values by seed and pair, shape [seeds, pairs]: 95 % bootstrap over both (percentile method)."""
-    by_seed, by_pair = _weights(values.shape[0], values.shape[1], draws, random_seed)
+    by_seed, by_pair = _weights(values.shape[0], values.shape[1], random_seed, draws)
     low, high = np.quantile(((by_seed @ values) * by_pair).sum(1), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
 
@@ -180,7 +178,7 @@ def tuned(values: pd.DataFrame, search: list[str]) -> tuple[pd.DataFrame, pd.Dat
     return pd.concat(kept, ignore_index=True), pd.concat(tried, ignore_index=True)
 
 
-def scaling(values: pd.DataFrame, measure: str, random_seed: int, draws: int = 4000) -> Row:
+def scaling(values: pd.DataFrame, measure: str, random_seed: int) -> Row:
     """`alpha` in w = alpha log N + C over the sizes N of `curated`, with its 95 % interval, and `constant`.
 
     w is the measure with the sign that makes higher better, win rates in per cent; log is natural. All are None with one size.
@@ -192,7 +190,7 @@ def scaling(values: pd.DataFrame, measure: str, random_seed: int, draws: int = 4
     unit = 100 if "win_rate" in measure else 1
     found = [_matrix(own, "curated", measure, size) for size in sizes]
     matrices = np.stack([matrix for matrix in found if matrix is not None]) * -_sign(measure) * unit
-    by_seed, by_pair = _weights(matrices.shape[1], matrices.shape[2], draws, random_seed)
+    by_seed, by_pair = _weights(matrices.shape[1], matrices.shape[2], random_seed)
     drawn = np.einsum("ds,nsp,dp->nd", by_seed, matrices, by_pair, optimize=True)
     logs = np.log([int(size) for size in sizes])
     slopes = np.polyfit(logs, drawn, 1)[0]
