@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from backtranslation.judge import ranked
 from backtranslation.records import SIGNALS, Row, write_text
 
 STYLE = """
@@ -69,10 +70,9 @@ def examples(
     `answers` has `prompt`, `base`, `forward` and `human` (see the rule evaluate); at most `count`
     examples of each kind are shown. Candidates without a value of `signal` are neither best nor worst.
     """
-    valued = [row for row in rated if row[signal] == row[signal]]
-    ranked = sorted(valued, key=lambda row: (-row[signal], row["id"]))
-    best = [_candidate(row) for row in ranked if row["id"] in kept][:count]
-    worst = [_candidate(row) for row in reversed(ranked) if row["id"] not in kept][:count]
+    valued = [row for row in ranked(rated, signal) if row[signal] == row[signal]]
+    best = [_candidate(row) for row in valued if row["id"] in kept][:count]
+    worst = [_candidate(row) for row in reversed(valued) if row["id"] not in kept][:count]
     refused: list[Row] = [
         {"heading": row["text"] or "(nothing)", "note": f"{row['reason']}: {row['detail']}", "texts": []}
         for row in gated[:count]
