@@ -428,12 +428,30 @@ def test_preferences_come_from_rows_and_from_trees(tmp_path):
     assert [(row["chosen"], row["rejected"]) for row in found] == [("good", "so so"), ("good", "bad"), ("so so", "bad")]
     records.write_jsonl(PREFERENCES, tmp_path / "rows.jsonl")
     assert pairwise.preferences(tmp_path / "rows.jsonl") == PREFERENCES
-    records.write_jsonl([{"instruction": "Why?", "chosen": "x"}], tmp_path / "broken.jsonl")
-    with pytest.raises(audit.AuditError, match="row 1: the field rejected is missing"):
+
+
+@pytest.mark.parametrize(
+    "row, problem",
+    [
+        ("{", "row 2: no JSON"),
+        ("[1]", "row 2: neither a preference nor a message tree"),
+        ('{"instruction": "Why?", "chosen": "x"}', "row 2: the field rejected is missing"),
+        ('{"prompt": {"text": "Why?"}}', "row 2: the field prompt is no message with replies"),
+        ('{"prompt": {"replies": [{"text": "x", "rank": 0}]}}', "row 2: prompt: the field text is missing"),
+        ('{"prompt": {"text": "Why?", "replies": [{"text": "x"}, {"rank": 0}]}}', "row 2: ranked reply 1: the field text is missing"),
+        ('{"prompt": {"text": "Why?", "replies": [{"text": "x", "rank": "best"}]}}', "row 2: ranked reply 1: the field rank is 'best'"),
+    ],
+)
+def test_bad_preferences_are_refused_by_row_and_field(tmp_path, row, problem):
+    (tmp_path / "broken.jsonl").write_text(json.dumps(PREFERENCES[0]) + f"\n{row}\n")
+    with pytest.raises(audit.AuditError, match=rf"broken\.jsonl: {problem}"):
         pairwise.preferences(tmp_path / "broken.jsonl")
-    (tmp_path / "broken.jsonl").write_text(json.dumps(PREFERENCES[0]) + "\n{")
-    with pytest.raises(audit.AuditError, match=r"broken\.jsonl: row 2: no JSON"):
-        pairwise.preferences(tmp_path / "broken.jsonl")
+
+
+def test_a_file_without_preferences_is_refused(tmp_path):
+    records.write_jsonl([{"prompt": {"text": "Why?", "replies": [{"text": "x", "rank": 0}, {"text": "y", "rank": 0}]}}], tmp_path / "trees.jsonl")
+    with pytest.raises(audit.AuditError, match=r"trees\.jsonl: no preferences"):
+        pairwise.preferences(tmp_path / "trees.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,13 @@ def label_rows(path: Path) -> Iterator[tuple[int, Any]]:
             raise AuditError(f"{path}: row {n}: no JSON ({error.msg})") from error
 
 
+def check_texts(where: str, found: Any, *names: str) -> None:
+    """Raises AuditError where `found`, the object `where` (a file and row, in words), has a field of `names` that is no text."""
+    for name in names:
+        if not isinstance(found.get(name), str) or not found[name].strip():
+            raise AuditError(f"{where}: the field {name} is missing, empty or no text")
+
+
 def read_labels(path: str | Path) -> list[Row]:
     """Labelled pairs from jsonl: `instruction`, `response` and `label` (1 good, 0 bad), or `chosen` and `rejected`.
 
@@ -62,9 +69,7 @@ def read_labels(path: str | Path) -> list[Row]:
             raise AuditError(f"{path}: row {n}: no object with the fields instruction, response and label")
         preference = "chosen" in found or "rejected" in found
         texts = ("chosen", "rejected") if preference else ("response",)
-        for name in ("instruction", *texts):
-            if not isinstance(found.get(name), str) or not found[name].strip():
-                raise AuditError(f"{path}: row {n}: the field {name} is missing, empty or no text")
+        check_texts(f"{path}: row {n}", found, "instruction", *texts)
         if not preference and (isinstance(found.get("label"), bool) or found.get("label") not in (0, 1)):
             raise AuditError(f"{path}: row {n}: the field label is {found.get('label')!r}; expected 1 (good) or 0 (bad)")
         for name in texts:
