@@ -1,11 +1,11 @@
 from pathlib import Path
 
-from backtranslation import logs, pairwise, records
+from backtranslation import labels, logs, pairwise, records
 
 with logs.job(snakemake.log[0], online=bool(snakemake.params.served)):
     given, params = snakemake.input, snakemake.params
     if given.preferences:
-        preferences = pairwise.preferences(given.preferences)
+        preferences = labels.read_preferences(given.preferences)
     else:
         preferences = pairwise.true_against_others([row for row in records.read(given.heldout) if row["set"] == "seed"])
     judge, identity = pairwise.load_judge(params.served, given.judge, params.template, params.batch_tokens, params.precision)

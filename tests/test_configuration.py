@@ -119,6 +119,7 @@ def test_shipped_configurations_are_valid(path):
         ("judge: {model: {kind: path, name: nowhere, revision: null, file: null, sha256: null, template: auto}}", r"judge\.model\.name: nowhere: no such folder"),
         ("judge: {rubric: config/seed/pairs.jsonl}", r"judge\.rubric: config/seed/pairs\.jsonl: the text lacks \{instruction\}"),
         ("audit: {labels: config/seed/pairs.jsonl}", r"config/seed/pairs\.jsonl: row 1: the field label is None; expected 1 \(good\) or 0 \(bad\)"),
+        ("proof: {preferences: config/seed/pairs.jsonl}", r"config/seed/pairs\.jsonl: row 1: the field chosen is missing, empty or no text"),
         ("generation: {candidates: 2, temperature: 0}", r"generation\.candidates: more than one needs generation\.temperature above 0"),
         ("corpus: {sources: [{path: config/rubrics, min_chars: 900, max_chars: 900}]}", r"corpus\.sources: config/rubrics: min_chars 900 is not below max_chars 900"),
         ("engine: vllm", r"engine: vllm is not installed here; run `make vllm`"),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import pair, run_snakemake, segment
 
-from backtranslation import arms, audit, engines, evaluation, grid, pairwise, plots, proof, records
+from backtranslation import arms, audit, engines, evaluation, grid, labels, pairwise, plots, proof, records
 from backtranslation.judge import JudgeError
 from backtranslation.records import row_id
 
@@ -424,10 +424,10 @@ def test_without_preferences_of_people_true_responses_stand_against_those_to_oth
 def test_preferences_come_from_rows_and_from_trees(tmp_path):
     replies = [{"text": "good", "rank": 0}, {"text": "bad", "rank": 2}, {"text": "so so", "rank": 1}, {"text": "new", "rank": None}]
     records.write_jsonl([{"prompt": {"text": "Why?", "replies": replies}}], tmp_path / "trees.jsonl")
-    found = pairwise.preferences(tmp_path / "trees.jsonl")
+    found = labels.read_preferences(tmp_path / "trees.jsonl")
     assert [(row["chosen"], row["rejected"]) for row in found] == [("good", "so so"), ("good", "bad"), ("so so", "bad")]
     records.write_jsonl(PREFERENCES, tmp_path / "rows.jsonl")
-    assert pairwise.preferences(tmp_path / "rows.jsonl") == PREFERENCES
+    assert labels.read_preferences(tmp_path / "rows.jsonl") == PREFERENCES
 
 
 @pytest.mark.parametrize(
@@ -445,13 +445,13 @@ def test_preferences_come_from_rows_and_from_trees(tmp_path):
 def test_bad_preferences_are_refused_by_row_and_field(tmp_path, row, problem):
     (tmp_path / "broken.jsonl").write_text(json.dumps(PREFERENCES[0]) + f"\n{row}\n")
     with pytest.raises(audit.AuditError, match=rf"broken\.jsonl: {problem}"):
-        pairwise.preferences(tmp_path / "broken.jsonl")
+        labels.read_preferences(tmp_path / "broken.jsonl")
 
 
 def test_a_file_without_preferences_is_refused(tmp_path):
     records.write_jsonl([{"prompt": {"text": "Why?", "replies": [{"text": "x", "rank": 0}, {"text": "y", "rank": 0}]}}], tmp_path / "trees.jsonl")
     with pytest.raises(audit.AuditError, match=r"trees\.jsonl: no preferences"):
-        pairwise.preferences(tmp_path / "trees.jsonl")
+        labels.read_preferences(tmp_path / "trees.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ VALUES: dict[str, Any] = {
     "proof.seeds": [9],
     "proof.search": {"learning_rate": [1e-4]},
     "proof.judge": {"server": "http://localhost:8000/v1", "model": "x"},
-    "proof.preferences": PAIRS,
+    "proof.preferences": "labels.jsonl",
     "proof.drawn": "seed_loss",
     "release.licences": [],
     "release.push.dataset": "a/b",

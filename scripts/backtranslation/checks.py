@@ -109,8 +109,10 @@ def check_proof(config: dict[str, Any]) -> None:
     if proof["answers"] and "base" not in proof["arms"]:
         raise SettingsError("proof.arms: proof.answers needs base, against whose answers others are judged")
     preferences = proof["preferences"]
-    if preferences and not Path(preferences).is_file():
-        raise SettingsError(f"proof.preferences: {preferences}: no such file")
+    if preferences:
+        if not Path(preferences).is_file():
+            raise SettingsError(f"proof.preferences: {preferences}: no such file")
+        labels.read_preferences(preferences)
     rating = {"a4", "a5"} & set(proof["arms"])
     if rating and "rating" not in config["judge"]["signals"]:
         raise SettingsError(f"proof.arms: {min(rating)} needs rating among judge.signals")

@@ -1,4 +1,4 @@
-"""Labelled pairs from a file of one's own. Without the packages of a model, since it is looked at before any job starts."""
+"""Labelled pairs and preferences from files of one's own. Without the packages of a model, since it is looked at before any job starts."""
 
 import csv
 import json
@@ -80,3 +80,43 @@ def read_labels(path: str | Path) -> list[Row]:
     if len({row["label"] for row in rows}) < 2:
         raise AuditError(f"{path}: {len(rows)} pairs, which need labels of both kinds, good and bad")
     return rows
+
+
+def read_preferences(path: str | Path) -> list[Row]:
+    """`instruction`, `chosen` and `rejected` from jsonl: such rows, or Open-Assistant message trees.
+
+    Of a tree each two replies to its first message that people ranked differently are taken. Raises AuditError naming the row and the
+    field, or where there is none at all.
+    """
+    rows: list[Row] = []
+    for n, found in label_rows(Path(path)):
+        where = f"{path}: row {n}"
+        if not isinstance(found, dict):
+            raise AuditError(f"{where}: neither a preference nor a message tree")
+        if "prompt" in found:
+            rows += _ranked(where, found["prompt"])
+        else:
+            check_texts(where, found, "instruction", "chosen", "rejected")
+            rows.append({name: found[name] for name in ("instruction", "chosen", "rejected")})
+    if not rows:
+        raise AuditError(f"{path}: no preferences: neither instruction, chosen and rejected, nor replies that people ranked")
+    return rows
+
+
+def _ranked(where: str, prompt: Any) -> list[Row]:
+    replies = prompt.get("replies") if isinstance(prompt, dict) else None
+    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+        raise AuditError(f"{where}: the field prompt is no message with replies")
+    check_texts(f"{where}: prompt", prompt, "text")
+    ranked = [reply for reply in replies if reply.get("rank") is not None]
+    for at, reply in enumerate(ranked):
+        check_texts(f"{where}: ranked reply {at + 1}", reply, "text")
+        if not isinstance(reply["rank"], int):
+            raise AuditError(f"{where}: ranked reply {at + 1}: the field rank is {reply['rank']!r}; expected a whole number")
+    ranked.sort(key=lambda reply: reply["rank"])
+    return [
+        {"instruction": prompt["text"], "chosen": better["text"], "rejected": worse["text"]}
+        for at, better in enumerate(ranked)
+        for worse in ranked[at + 1 :]
+        if better["rank"] < worse["rank"]
+    ]

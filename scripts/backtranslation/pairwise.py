@@ -4,7 +4,6 @@ import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ import pandas as pd
 from backtranslation import audit, engines, logs, models
 from backtranslation.evaluation import in_batches
 from backtranslation.judge import FORCED, JudgeError, digit_ids
-from backtranslation.labels import check_texts, label_rows
 from backtranslation.records import Row, WorkFile, other_of
 from backtranslation.templates import Template, fill
 
@@ -162,46 +160,6 @@ def win_rates(wins: pd.DataFrame) -> pd.DataFrame:
         [rest.assign(measure="seed_win_rate", value=wins["win"]), rest.assign(measure="seed_win_rate_lc", value=wins["win"] - slope * length)],
         ignore_index=True,
     )
-
-
-def preferences(path: str | Path) -> list[Row]:
-    """`instruction`, `chosen` and `rejected` from jsonl: such rows, or Open-Assistant message trees.
-
-    Of a tree each two replies to its first message that people ranked differently are taken. Raises AuditError naming the row and the
-    field, or where there is none at all.
-    """
-    rows: list[Row] = []
-    for n, found in label_rows(Path(path)):
-        where = f"{path}: row {n}"
-        if not isinstance(found, dict):
-            raise audit.AuditError(f"{where}: neither a preference nor a message tree")
-        if "prompt" in found:
-            rows += _ranked(where, found["prompt"])
-        else:
-            check_texts(where, found, "instruction", "chosen", "rejected")
-            rows.append({name: found[name] for name in ("instruction", "chosen", "rejected")})
-    if not rows:
-        raise audit.AuditError(f"{path}: no preferences: neither instruction, chosen and rejected, nor replies that people ranked")
-    return rows
-
-
-def _ranked(where: str, prompt: Any) -> list[Row]:
-    replies = prompt.get("replies") if isinstance(prompt, dict) else None
-    if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
-        raise audit.AuditError(f"{where}: the field prompt is no message with replies")
-    check_texts(f"{where}: prompt", prompt, "text")
-    ranked = [reply for reply in replies if reply.get("rank") is not None]
-    for at, reply in enumerate(ranked):
-        check_texts(f"{where}: ranked reply {at + 1}", reply, "text")
-        if not isinstance(reply["rank"], int):
-            raise audit.AuditError(f"{where}: ranked reply {at + 1}: the field rank is {reply['rank']!r}; expected a whole number")
-    ranked.sort(key=lambda reply: reply["rank"])
-    return [
-        {"instruction": prompt["text"], "chosen": better["text"], "rejected": worse["text"]}
-        for at, better in enumerate(ranked)
-        for worse in ranked[at + 1 :]
-        if better["rank"] < worse["rank"]
-    ]
 
 
 def true_against_others(pairs: list[Row]) -> list[Row]:
