@@ -215,6 +215,9 @@ def test_draws_are_seeded_weighted_and_stratified(tmp_path):
     # As many of each stratum, and the rest from where there is more.
     assert sum(row["row"] % 10 == 0 for row in draw(tmp_path, 100, stratify=True)) == 50
     assert sum(row["row"] % 10 == 0 for row in draw(tmp_path, 400, stratify=True)) == 100
+    # Weights are those of sources also where one has a stratum with few rows: all of these lie in the first one.
+    both = draw(tmp_path, 600, weights=(1.0, 1.0), stratify=True)
+    assert sum(row["row"] % 10 == 0 for row in both) == 100 and sum(row["row"] % 2 for row in both) == 300
     # A segment less leaves the others' lots as they are.
     rows = read(tmp_path / "segments.parquet")
     gone = kept[0]["id"]
@@ -236,6 +239,8 @@ def test_lengths_in_tokens_limit_the_draw(tmp_path):
     assert reasons == {"length_tokens"}
     with pytest.raises(ValueError, match=r"corpus\.sample: no segment is left of 101; widen"):
         draw(tmp_path, 5, lengths=lengths, tokens=[500, 900])
+    with pytest.raises(ValueError, match=r"corpus\.sample: 0\.04 of 5 segments is none; raise it"):
+        draw(tmp_path, 0.04, lengths=lengths, tokens=[5, 9])
 
 
 @pytest.mark.parametrize(

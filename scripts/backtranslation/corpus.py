@@ -227,10 +227,10 @@ def sample(
     if not len(eligible):
         raise ValueError(f"corpus.sample: no segment is left of {len(ids)}; widen corpus.token_quantiles or corpus.tokens")
     wanted = round(size * len(eligible)) if isinstance(size, float) and size <= 1 else int(size)
-    groups = _groups(places[eligible], strata[eligible], weights, stratify)
-    shares = allocate([(weight, len(members)) for weight, members in groups], min(wanted, len(eligible)))
+    if not wanted:
+        raise ValueError(f"corpus.sample: {size:g} of {len(eligible)} segments is none; raise it")
     chosen = np.zeros(len(ids), dtype=bool)
-    for (_, members), share in zip(groups, shares, strict=True):
+    for members, share in _shares(places[eligible], strata[eligible], weights, stratify, min(wanted, len(eligible))):
         chosen[eligible[members][np.argsort(_lots(ids[eligible[members]], random_seed))[:share]]] = True
     at = 0
     with writer(sample_path, SEGMENTS) as out, writer(dropped_path, DROPPED) as ledger:
@@ -274,16 +274,17 @@ def _drawable(path: str, token_counts: Callable[[list[str]], list[int]] | None) 
     return _column([path], "id"), _column([path], "source_number"), order[strata] if len(strata) else strata, lengths
 
 
-def _groups(places: np.ndarray, strata: np.ndarray, weights: list[float | None], stratify: bool) -> list[tuple[float, np.ndarray]]:
-    """(weight, members) of what is drawn from apart: strata, each within its source where sources have weights."""
+def _shares(
+    places: np.ndarray, strata: np.ndarray, weights: list[float | None], stratify: bool, size: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(members, how many of them) of what is drawn from apart: sources where they have weights, and within each its strata."""
     weighted = any(weight is not None for weight in weights)
-    first = places if weighted else np.zeros_like(places)
-    second = strata if stratify else np.zeros_like(strata)
-    groups = []
-    for place in np.unique(first).tolist():
-        inside = [np.flatnonzero((first == place) & (second == stratum)) for stratum in np.unique(second[first == place]).tolist()]
-        groups += [((weights[place] or 0.0) / len(inside) if weighted else 1.0, members) for members in inside]
-    return groups
+    sources_apart = [np.flatnonzero(places == place) for place in np.unique(places)] if weighted else [np.arange(len(places))]
+    heavy = [(weights[places[members[0]]] or 0.0 if weighted else 1.0, len(members)) for members in sources_apart]
+    for inside, share in zip(sources_apart, allocate(heavy, size), strict=True):
+        # Strata share what their source has, so that one with few rows takes nothing from the source's weight.
+        groups = [inside[strata[inside] == stratum] for stratum in np.unique(strata[inside])] if stratify else [inside]
+        yield from zip(groups, allocate([(1.0, len(members)) for members in groups], share), strict=True)
 
 
 def _lots(ids: np.ndarray, random_seed: int) -> np.ndarray:
