@@ -1,5 +1,6 @@
 """The audit tells a judge that knows from one that guesses, and says so in figures."""
 
+import csv
 import json
 import math
 
@@ -196,6 +197,11 @@ def test_labels_and_preferences_of_ones_own(tmp_path):
     # As the labelling page saves texts that have such ends of lines.
     write_jsonl([GOOD, {**BAD, "response": "one\u2028two\x85three"}], tmp_path / "saved.jsonl")
     assert labels.read_labels(tmp_path / "saved.jsonl")[1]["text"] == "one\u2028two\x85three"
+    # As Windows saves it; a csv from there may have any column first.
+    (tmp_path / "windows.jsonl").write_bytes("\ufeff".encode() + (tmp_path / "saved.jsonl").read_bytes().replace(b"\n", b"\r\n"))
+    (tmp_path / "windows.CSV").write_text("\ufeffinstruction,response,label\nx?,y,1\nx?,\"one\u2028two\x85three\",0\nw?,,\n", encoding="utf-8", newline="\r\n")
+    assert labels.read_labels(tmp_path / "windows.jsonl") == labels.read_labels(tmp_path / "saved.jsonl")
+    assert [row["text"] for row in labels.read_labels(tmp_path / "windows.CSV")] == ["y", "one\u2028two\x85three"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +212,7 @@ def test_labels_and_preferences_of_ones_own(tmp_path):
         ({"instruction": "x?", "response": "y"}, "row 2: the field label is None; expected 1"),
         ({**GOOD, "label": 3}, "row 2: the field label is 3"),
         ({**GOOD, "response": ""}, "row 2: the field response is missing, empty or no text"),
+        ({**GOOD, "response": "\ud83d"}, "row 2: the field response holds half a surrogate pair"),
         ({"instruction": "x?", "chosen": "y"}, "row 2: the field rejected is missing"),
         (GOOD, "2 pairs, which need labels of both kinds"),
     ],
@@ -213,3 +220,13 @@ def test_labels_and_preferences_of_ones_own(tmp_path):
 def test_bad_labels_are_refused_by_row_and_field(tmp_path, row, problem):
     with pytest.raises(audit.AuditError, match=problem):
         labels.read_labels(write(tmp_path, GOOD, row))
+
+
+def test_files_that_no_label_can_be_read_from_are_named(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("instruction,response,label\nWer?,Über,1\n".encode("latin-1"))
+    with pytest.raises(audit.AuditError, match=r"latin\.csv: invalid UTF-8 at byte 33; save it as UTF-8"):
+        labels.read_labels(tmp_path / "latin.csv")
+    csv.field_size_limit(131_072)
+    (tmp_path / "long.csv").write_text(f"instruction,response,label\nx?,{'y' * 200_000},1\n")
+    with pytest.raises(audit.AuditError, match=r"long\.csv: row 2: not valid CSV \(field larger than field limit"):
+        labels.read_labels(tmp_path / "long.csv")

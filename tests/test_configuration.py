@@ -159,6 +159,13 @@ def test_merge_keys_are_no_keys_that_stand_twice(tmp_path):
         settings.read(path)
 
 
+def test_a_configuration_that_is_no_utf_8_is_named(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_bytes("name: übung\n".encode("latin-1"))
+    with pytest.raises(settings.SettingsError, match=r"my\.yaml: not valid YAML \('utf-8' codec"):
+        settings.read(path)
+
+
 def test_quantisation_without_its_package_is_refused(monkeypatch):
     config = {"engine": "transformers", "precision": {"quantization": "nf4"}, "report": {"embedding": False}, "release": {"harness": {"tasks": None, "names": []}}}
     checks.check_packages(config)

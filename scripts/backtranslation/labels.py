@@ -1,12 +1,13 @@
 """Labelled pairs and preferences from files of one's own. Without the packages of a model, since it is looked at before any job starts."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from backtranslation.records import Row, row_id, uncell
+from backtranslation.records import Row, encodable, row_id, uncell
 
 
 class AuditError(ValueError):
@@ -29,18 +30,26 @@ def labelled(pair: Row, kind: str, instruction: str, text: str) -> Row:
 def label_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(number, object) of each row of a jsonl file; or of each labelled row of a csv as the labelling page's rule writes it.
 
-    Raises AuditError naming a row that is no JSON.
+    Raises AuditError naming a file that is no UTF-8, and a row that is no JSON or no CSV.
     """
-    if path.suffix == ".csv":
-        with open(path, encoding="utf-8", newline="") as stream:
-            # Row 1 is the header.
-            for n, cells in enumerate(csv.DictReader(stream), 2):
-                found = {name: uncell(text or "") for name, text in cells.items() if name}
+    try:
+        # Spreadsheets put a byte order mark in front.
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AuditError(f"{path}: invalid UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
+    if path.suffix.lower() == ".csv":
+        # Row 1 is the header.
+        n = 1
+        try:
+            for n, cells in enumerate(csv.DictReader(io.StringIO(text, newline="")), 2):
+                found = {name: uncell(said or "") for name, said in cells.items() if name}
                 if label := found.get("label", "").strip():
                     yield n, {**found, "label": int(label) if label in ("0", "1") else label}
+        except csv.Error as error:
+            raise AuditError(f"{path}: row {n + 1}: not valid CSV ({error})") from error
         return
     # By "\n" alone, since texts may hold other characters that end lines.
-    for n, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for n, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -50,10 +59,12 @@ def label_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def check_texts(where: str, found: Any, *names: str) -> None:
-    """Raises AuditError where `found`, the object `where` (a file and row, in words), has a field of `names` that is no text."""
+    """Raises AuditError where `found`, the object `where` (a file and row, in words), has a field of `names` that is no text, or none that can be written."""
     for name in names:
         if not isinstance(found.get(name), str) or not found[name].strip():
             raise AuditError(f"{where}: the field {name} is missing, empty or no text")
+        if encodable(found[name]) != found[name]:
+            raise AuditError(f"{where}: the field {name} holds half a surrogate pair")
 
 
 def read_labels(path: str | Path) -> list[Row]:

@@ -76,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
             found = yaml.load(file, _Loader)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: expected a mapping of settings")
