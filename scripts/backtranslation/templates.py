@@ -33,6 +33,7 @@ NAMED = {"chatml": CHATML, "llama2": LLAMA2, "plain": PLAIN}
 _MARKERS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 # Only where they are structure: elsewhere they are headings like others.
 _HEADINGS = ("### Instruction:", "### Response:")
+_BRACKETED = re.compile(r"[<\[{].+[>\]}]")
 _PROBE = "PROBE-7f3a"
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = datetime.date(2024, 7, 26)
@@ -81,9 +82,13 @@ class Template:
             )
         # Some write today's date (SmolLM3, Llama 3.2), which would be another prompt every day than that of training.
         self.jinja: str = _TODAY.sub(lambda called: repr(_DATE.strftime(called[2])), NAMED.get(name) or tokenizer.chat_template)
-        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        # Longest first, so that a token which contains another one is found whole.
-        ordered = sorted({*tokenizer.all_special_tokens, *added, *_MARKERS, *(_HEADINGS if name == "plain" else ())}, key=len, reverse=True)
+        added = tokenizer.added_tokens_decoder.values()
+        # Some tokenizers do not call special what their template begins a turn with, as DeepSeek's.
+        turns = self._render([{"role": "user", "content": "x"}], add_generation_prompt=True)
+        structure = {token.content for token in added if token.special or (_BRACKETED.fullmatch(token.content) and token.content in turns)}
+        known = {*tokenizer.all_special_tokens, *structure, *_MARKERS, *(_HEADINGS if name == "plain" else ())}
+        # Longest first, so that a token which contains another one is found whole. One character cannot be broken up.
+        ordered = sorted({token.strip() for token in known if len(token.strip()) > 1}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, ordered)))
         # Some tokenizers put a BOS in front by themselves; the template may have written it already.
         empty = tokenizer("", add_special_tokens=True)["input_ids"]
@@ -107,11 +112,12 @@ class Template:
             return False
 
     def _find_stop(self) -> int:
-        """The token that ends an assistant turn: the first special one that the template writes after it."""
+        """The token that ends an assistant turn: the first added one that the template writes after it, white space apart."""
         turn = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
-        after = self._render(turn).partition(_PROBE)[2]
+        after, added = self._render(turn).partition(_PROBE)[2], self.tokenizer.added_tokens_decoder
         for token in self.tokenizer(after, add_special_tokens=False)["input_ids"]:
-            if token in self.tokenizer.added_tokens_decoder:
+            # Gemma's tokenizers have tokens for line feeds among the added ones, which also stand within texts.
+            if token in added and added[token].content.strip():
                 return token
         if self.tokenizer.eos_token_id is None:
             raise TemplateError(f"{self.tokenizer.name_or_path}: the tokenizer has no token that ends a turn")
