@@ -109,6 +109,20 @@ def test_seed_rows_that_are_merely_unusable_are_dropped(tmp_path):
     assert [(row["row"], row["reason"]) for row in dropped] == [(2, "duplicate"), (3, "empty_field"), (4, "language")]
 
 
+def test_a_seed_file_named_twice_is_an_error_and_two_splits_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    twice = [write(tmp_path / "a.jsonl", PLAIN, **FLAT), source(tmp_path / "*.jsonl", **FLAT)]
+    with pytest.raises(SourceError, match=r"a\.jsonl is read twice; name it in one source"):
+        sources.read_seed(twice)
+    splits = [{"hub": "a/b", "revision": "1", "subset": None, "split": split, "layout": "columns", "columns": {}, "language": None} for split in ("train", "test")]
+    for n, split in enumerate(splits):
+        path = sources.data_path(split)
+        path.parent.mkdir(parents=True)
+        pd.DataFrame({"instruction": [f"What is {n}?", "Why?"], "response": ["It.", ""]}).to_parquet(path)
+    kept, dropped = sources.read_seed(splits)
+    assert len(kept) == len(dropped) == 2 and len({row["id"] for row in kept + dropped}) == 4
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -330,14 +330,18 @@ _SEED_DROPS = {"multi_turn", "no_answer", "empty_field", "language"}
 def read_seed(sources: list[Row]) -> tuple[list[Row], list[Row]]:
     """All usable seed pairs and the dropped rows (`multi_turn`, `no_answer`, `empty_field`, `language`, `duplicate`).
 
-    Raises SourceError naming file, row and field for a row that is damaged.
+    Raises SourceError naming file, row and field for a row that is damaged, or a file that several sources name.
     """
     kept: list[Row] = []
     dropped: list[Row] = []
     seen: dict[tuple[str, str], Row] = {}
-    for source in sources:
+    read: dict[str, int] = {}
+    for place, source in enumerate(sources):
         for name, number, text in texts(source, SEED_ROLES):
-            row = {"id": row_id("seed", name, str(number)), "source": name, "row": number}
+            # Splits of one data set of the hub have one name.
+            row: Row = {"id": row_id("seed", data_key(source) if "hub" in source else name, str(number)), "source": name, "row": number}
+            if read.setdefault(row["id"], place) != place:
+                raise SourceError(f"seed.sources: {name} is read twice; name it in one source")
             if isinstance(text, Text):
                 both = f"{text.instruction}\n{text.response}"
                 row |= {"instruction": text.instruction, "response": text.response}
