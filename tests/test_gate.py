@@ -58,10 +58,13 @@ def test_every_row_ends_once_and_the_first_of_equals_stays():
         candidate("what does it do", number=1),
         candidate("What does it DO?", number=2),
         candidate("Why?", number=4),
+        candidate("", "over_context", number=5),
     ]
     kept, dropped = gate(rows)
     assert {row["id"][-1] for row in kept} == {"2", "4"}
-    assert [(row["id"][-1], row["reason"]) for row in dropped] == [("3", "duplicate"), ("1", "no_terminal_punctuation")]
+    assert [(row["id"][-1], row["reason"]) for row in dropped] == [("3", "duplicate"), ("1", "no_terminal_punctuation"), ("5", "over_context")]
+    # The instruction, also where there is none: not the text that it was to be written for.
+    assert [row["text"] for row in dropped] == ["What does it do?", "what does it do", ""]
     assert {row["reason"] for row in dropped} <= set(REASONS)
 
 

@@ -245,7 +245,8 @@ def encodable(text: str, errors: str = "replace") -> str:
 
 def drop(row: Row, stage: str, reason: str, detail: str = "", text: str = "") -> Row:
     """A ledger row for `row`."""
-    shown = (text or row.get("instruction") or row.get("text") or "")[:300]
+    # Of a candidate the instruction, also where none was written.
+    shown = (text or (row["instruction"] if "instruction" in row else row.get("text", "")))[:300]
     return {
         "id": row["id"],
         "source": row["source"],
