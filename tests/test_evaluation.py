@@ -23,6 +23,8 @@ def test_round_trip_lets_go_of_a_model_before_it_loads_the_next(tiny, template, 
     monkeypatch.setattr(engines, "TransformersEngine", Watched)
     precision = {"dtype": "float32", "quantization": "none"}
     prompt = "{response}\n\nWrite the instruction."
-    table, written = evaluation.round_trip({"seed": [pair(1), pair(2)]}, tiny, tmp_path, template, prompt, 4, 2048, precision, 42)
+    # One long pair leaves out no other, and a set of long ones alone is none.
+    sets = {"seed": [pair(1), pair(2), pair(3, instruction="Why? " * 2000)], "corpus": [pair(4, response="So. " * 2000)]}
+    table, written = evaluation.round_trip(sets, tiny, tmp_path, template, prompt, 4, 2048, precision, 42)
     assert loaded == [(tmp_path, 0), (None, 0)]
-    assert {(line["model"], line["n"]) for line in table} == {("base", 2), ("backward", 2)} and len(written) == 2
+    assert {(line["model"], line["n"]) for line in table} == {("base", 2), ("backward", 2)} and {line["set"] for line in table} == {"seed"} and len(written) == 2

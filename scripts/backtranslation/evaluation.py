@@ -187,7 +187,7 @@ def round_trip(
     instruction, nats per token), `gain_over_true` (mean log p(y|generated) - log p(y|true) per token
     under the base model: above 0, the generated one explains the response better), and with
     `embedding` the `similarity` (cosine, see there), with 95 % intervals; and per pair what was
-    written. Pairs over the context are left out of all. With `work`, what is done is kept there.
+    written. Pairs over the context are left out of all, and a set that has no others. With `work`, what is done is kept there.
     """
     from sacrebleu import sentence_chrf
 
@@ -195,13 +195,16 @@ def round_trip(
 
     def ask(model: str) -> engines.TransformersEngine:
         engine = engines.TransformersEngine(base, template.stop_id, adapter if model == "backward" else None, batch_tokens=batch_tokens, **precision)
-        for name, rows in sets.items():
+        for name, rows in list(sets.items()):
             asked = [template.prompt(fill(prompt, response=row["response"])) for row in rows]
-            room = engine.context - max(max_new_tokens, max(len(template.completion(row["instruction"])) for row in rows))
-            fits = [len(ids) <= room for ids in asked]
+            answers = [max(max_new_tokens, len(template.completion(row["instruction"]))) for row in rows]
+            fits = [len(ids) + room <= engine.context for ids, room in zip(asked, answers, strict=True)]
             sets[name] = rows = [row for row, fit in zip(rows, fits, strict=True) if fit]
             asked = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
             logger.info("%s, %s: %d pairs, %d over the context", model, name, len(rows), fits.count(False))
+            if not rows:
+                del sets[name]
+                continue
             keys = [f"{model} {name} {row['id']}" for row in rows]
             found = mean_logprobs([f"true {key}" for key in keys], asked, [template.completion(row["instruction"]) for row in rows], engine, work)
             texts = _greedy([f"written {key}" for key in keys], asked, engine, max_new_tokens, work)
