@@ -109,6 +109,8 @@ def test_local_rows_and_tokens_are_counted(tmp_path, tiny):
     plan = planning.plan(config, ROOT)
     jobs = {job.rule: job for job in plan.jobs}
     assert jobs["train_backward"].rows == 30 and jobs["train_backward"].steps == 8
+    config["corpus"]["sample"] = 5.0
+    assert {job.rows for job in planning.plan(config, ROOT).jobs if job.rule == "write_instructions"} == {5}
     # A quarter of the 40 texts lies between the quartiles, fewer than were asked for.
     assert jobs["write_instructions"].rows == jobs["rate_candidates 1"].rows == 10
     assert (jobs["train_forward 0"].rows, jobs["train_forward 1"].rows) == (30, 30 + 5)
@@ -137,6 +139,13 @@ def test_seed_pairs_that_the_run_drops_are_not_planned_with(tmp_path, tiny):
     assert jobs["train_backward"].rows == 30
     source["language"] = "fi"
     with pytest.raises(planning.PlanError, match=r"seed\.sources: no pair is left that can be used"):
+        planning.plan(config, ROOT)
+
+
+def test_a_corpus_of_which_nothing_is_left_is_no_plan(tmp_path, tiny):
+    config = local(tmp_path, tiny)
+    config["corpus"]["sources"][0]["min_chars"] = 5000
+    with pytest.raises(planning.PlanError, match=r"corpus\.sources: no segment is left that can be used"):
         planning.plan(config, ROOT)
 
 

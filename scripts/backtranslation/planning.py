@@ -418,6 +418,8 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
     pairs, available = sum(text.rows for text in seed), sum(text.rows for text in corpus)
     if not pairs:
         raise PlanError("seed.sources: no pair is left that can be used")
+    if not available:
+        raise PlanError("corpus.sources: no segment is left that can be used")
     heldout = round(pairs * config["seed"]["heldout"])
     asked, answered = np.array([length for text in seed for length in text.lengths]).mean(0)
     lengths = np.array([response for text in corpus for _, response in text.lengths])
@@ -429,7 +431,7 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
         raise PlanError("corpus: no segment has as many tokens as corpus.tokens and corpus.token_quantiles ask for")
     notes.append(f"{available} segments in the corpus, those of {low:.0f} to {high:.0f} tokens are drawn from")
     between, size = math.ceil(available * len(drawn) / len(lengths)), config["corpus"]["sample"]
-    sample = round(size * between) if isinstance(size, float) else min(size, between)
+    sample = round(size * between) if isinstance(size, float) and size <= 1 else min(int(size), between)
     text, question = drawn.mean(), count(fill(config["backward"]["prompt"], response=""))
     rubric = count(Path(judge["rubric"]).read_text(encoding="utf-8"))
     candidates = sample * generation["candidates"]
