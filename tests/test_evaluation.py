@@ -1,10 +1,11 @@
-"""What the evaluation holds in memory."""
+"""What the evaluation holds in memory, and what it says of pairs that do not fit."""
 
 import weakref
 
+import pytest
 from conftest import pair
 
-from backtranslation import engines, evaluation, models
+from backtranslation import augment, engines, evaluation, models
 
 
 def test_round_trip_lets_go_of_a_model_before_it_loads_the_next(tiny, template, tmp_path, monkeypatch):
@@ -28,3 +29,11 @@ def test_round_trip_lets_go_of_a_model_before_it_loads_the_next(tiny, template, 
     table, written = evaluation.round_trip(sets, tiny, tmp_path, template, prompt, 4, 2048, precision, 42)
     assert loaded == [(tmp_path, 0), (None, 0)]
     assert {(line["model"], line["n"]) for line in table} == {("base", 2), ("backward", 2)} and {line["set"] for line in table} == {"seed"} and len(written) == 2
+
+
+def test_a_held_out_pair_over_the_context_is_named(tiny, template):
+    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    long = pair(2, response="So. " * 2000)
+    examples = augment.for_inference([pair(1), long], {"seed": None, "augmented": None})
+    with pytest.raises(ValueError, match=rf"held-out pair {long['id']}: \d+ tokens, the model reads at most 2048; leave this pair out of the seed"):
+        evaluation.losses(examples, engine, template)

@@ -22,9 +22,12 @@ def losses(
     """Negative log-likelihood of each completion given its prompt, nats per token, shape [n].
 
     The token that ends the turn counts. With `work`, what is done is kept there under `name`.
-    Raises ValueError when an example exceeds the context.
+    Raises ValueError naming an example that exceeds the context.
     """
     encoded = [template.example(row["prompt"], row["completion"], row["system"]) for row in examples]
+    for row, e in zip(examples, encoded, strict=True):
+        if (length := len(e.prompt) + len(e.completion)) > engine.context:
+            raise ValueError(f"held-out pair {row['id']}: {length} tokens, the model reads at most {engine.context}; leave this pair out of the seed")
     keys = [f"{name} {row['id']}" for row in examples]
     return -mean_logprobs(keys, [e.prompt for e in encoded], [e.completion for e in encoded], engine, work)
 
