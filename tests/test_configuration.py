@@ -159,11 +159,15 @@ def test_merge_keys_are_no_keys_that_stand_twice(tmp_path):
         settings.read(path)
 
 
-def test_a_configuration_that_is_no_utf_8_is_named(tmp_path):
+def test_a_configuration_or_rubric_that_is_no_utf_8_is_named(tmp_path):
     path = tmp_path / "my.yaml"
     path.write_bytes("name: übung\n".encode("latin-1"))
     with pytest.raises(settings.SettingsError, match=r"my\.yaml: not valid YAML \('utf-8' codec"):
         settings.read(path)
+    config = settings.load(ROOT / "config")
+    config["judge"]["rubric"] = str(path)
+    with pytest.raises(settings.SettingsError, match=r"judge\.rubric: .*my\.yaml: invalid UTF-8 at byte 7"):
+        checks.check_curation(config)
 
 
 def test_quantisation_without_its_package_is_refused(monkeypatch):

@@ -70,7 +70,10 @@ def check_curation(config: dict[str, Any]) -> None:
     rubric = Path(judge["rubric"])
     if not rubric.is_file():
         raise SettingsError(f"judge.rubric: {rubric}: no such file")
-    text = rubric.read_text(encoding="utf-8")
+    try:
+        text = rubric.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"judge.rubric: {rubric}: invalid UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
     for place in ("{instruction}", "{response}"):
         if place not in text:
             raise SettingsError(f"judge.rubric: {rubric}: the text lacks {place}")
