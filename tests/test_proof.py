@@ -206,7 +206,12 @@ def test_win_rates_touch_no_other_measure_and_count_as_much_as_their_judge():
     good = {"low": 0.6, "on": "preferences of people", "agreement": 0.7, "high": 0.8, "n": 40, "always_longer": 0.5, "consistent": 0.9, "first": 0.5}
     found, tried = proof.tuned(values.assign(steps=np.where(values["arm"] == "base", "any", "8")), ["steps"])
     assert len(found) == len(values) and set(found["arm"]) == set(EFFECTS) and set(tried["measure"]) == set(values["measure"])
-    assert proof.summary(values, proof.comparisons(values, 42), 42, good)["measure"] == "seed_win_rate"
+    figures = proof.summary(values, proof.comparisons(values, 42), 42, good)
+    assert figures["measure"] == "seed_win_rate"
+    # Against the untouched model it is one half that a win rate must be clear of.
+    rate = values.loc[(values["arm"] == "curated") & (values["measure"] == "seed_win_rate"), "value"].mean()
+    assert figures["curated_vs_base_diff"] == pytest.approx(0.5 - rate) and figures["curated_vs_base_low"] <= 0.5 - rate <= figures["curated_vs_base_high"]
+    assert any(said.startswith("curated is ") and " base: " in said for said in figures["words"])
     # A judge that is not shown to agree with people decides nothing.
     bad = {**good, "agreement": 0.5, "low": 0.4}
     figures = proof.summary(values, proof.comparisons(values, 42), 42, bad)

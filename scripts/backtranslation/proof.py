@@ -71,7 +71,12 @@ def _sign(measure: str) -> int:
 
 
 def _matrix(values: pd.DataFrame, arm: str, measure: str, size: str | None = None) -> np.ndarray | None:
-    """Values of an arm by seed and pair, shape [seeds, pairs], over its sizes averaged; None where there are none."""
+    """Values of an arm by seed and pair, shape [seeds, pairs], over its sizes averaged; None where there are none.
+
+    Win rates are those against the untouched model, which nobody judges against itself: it has one half, of shape [1, 1].
+    """
+    if arm == "base" and "win_rate" in measure:
+        return np.full((1, 1), 0.5)
     found = values[(values["arm"] == arm) & (values["measure"] == measure)]
     if size is not None:
         found = found[found["size"] == size]
