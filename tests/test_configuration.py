@@ -61,6 +61,8 @@ def changed(key: str, value) -> dict:
         ("curation.keep.signal", "score", r"curation\.keep\.signal: .*one of judge\.signals, opening_gain, ending_logprob, instruction_logprob or combination"),
         ("proof.search", {"learning_rate": [0]}, r"proof\.search\.learning_rate\.0: .*a number above 0"),
         ("proof.judge", {"server": "localhost:8000", "model": "x"}, r"proof\.judge\.server: .*the server's address"),
+        ("proof.judge", {"server": "http://localhost:80a0/v1", "model": "x"}, r"proof\.judge\.server: .*the server's address"),
+        ("proof.judge", {"server": "http://token@localhost/v1", "model": "x"}, r"proof\.judge\.server: .*the server's address"),
         ("proof.search", {"rank": [8]}, r"proof\.search: unknown key .rank.; expected one of learning_rate, seed_share, steps"),
         ("curation.keep.value", 1.5, r"curation\.keep\.value: .*a share above 0 and at most 1"),
         ("forward", KeyError, "'forward' is a required property"),

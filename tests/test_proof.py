@@ -359,6 +359,9 @@ def served(monkeypatch):
                     "page": (200, "text/html", "<html>Welcome</html>"),
                     "broken": (200, kind, '{"id": "1", "cho'),
                     "other": (200, kind, '{"error": "no such path"}'),
+                    "bare": (200, kind, json.dumps({**body, "choices": [{"index": 0}]})),
+                    "parts": (200, kind, json.dumps({**body, "choices": [{"index": 0, "message": {"role": "assistant", "content": [{"text": "Score: 1"}]}}]})),
+                    "text": (200, kind, json.dumps({**body, "choices": "Score: 1"})),
                 }[odd[1]]
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -376,7 +379,7 @@ def served(monkeypatch):
     server.shutdown()
 
 
-@pytest.mark.parametrize("odd", ["page", "broken", "other"])
+@pytest.mark.parametrize("odd", ["page", "broken", "other", "bare", "parts", "text"])
 def test_what_is_no_verdict_of_a_judge_is_said_in_a_sentence(served, odd):
     rows = [{"id": odd, "instruction": f"odd {odd}", "own": "a", "other": "bb"}]
     with pytest.raises(JudgeError, match=rf"proof\.judge: {served.address}, model judge-1: what it answered is no (JSON|chat completion)"):
