@@ -230,6 +230,11 @@ def test_a_measure_that_cannot_tell_right_from_wrong_judges_nothing():
     values = planted({**EFFECTS, "oracle": 0.0}, 0.3)
     figures = proof.summary(values, proof.comparisons(values, 42), 42)
     assert figures["admitted"] == [] and "nothing below can judge curation" in figures["words"][0]
+    # What comes nearest does so in any unit; answers that are all alike, which no judge can tell apart, do not.
+    values.loc[values["measure"] == "seed_loss", "value"] *= 1000
+    ties = values[values["measure"] == "seed_loss"].assign(measure="seed_win_rate", value=0.5)
+    values = pd.concat([values, ties], ignore_index=True)
+    assert proof.summary(values, proof.comparisons(values, 42), 42)["measure"] == figures["measure"]
 
 
 def test_without_true_instructions_the_seed_is_the_control():

@@ -138,11 +138,11 @@ def comparisons(values: pd.DataFrame, random_seed: int) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["comparison", "measure", "difference", "low", "high", "seeds", "pairs", "says"])
 
 
-def admitted(compared: pd.DataFrame) -> list[str]:
-    """The measures by which right instructions are told from wrong ones, the clearest first."""
-    found = compared[(compared["comparison"] == "oracle_vs_broken") & (compared["high"] < 0)]
+def _controlled(compared: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the control, the measure first that tells right instructions from wrong ones most clearly, whatever its unit."""
+    found = compared[compared["comparison"] == "oracle_vs_broken"]
     clear = found["difference"] / (found["high"] - found["low"])
-    return list(found.loc[clear.sort_values().index, "measure"])
+    return found.loc[clear.sort_values().index]
 
 
 def _worthless(judge: Row | None) -> bool:
@@ -157,11 +157,9 @@ def clearest(values: pd.DataFrame, compared: pd.DataFrame, judge: Row | None = N
     """
     if _worthless(judge):
         values, compared = (frame[~frame["measure"].str.contains("win_rate")] for frame in (values, compared))
-    good = admitted(compared)
-    control = compared[compared["comparison"] == "oracle_vs_broken"]
-    if good or not len(control):
-        return (good or list(values["measure"]))[0], good
-    return str(control.loc[control["high"].idxmin(), "measure"]), good
+    control = _controlled(compared)
+    good = list(control.loc[control["high"] < 0, "measure"])
+    return [*good, *control["measure"], *values["measure"].unique()][0], good
 
 
 def tuned(values: pd.DataFrame, search: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
