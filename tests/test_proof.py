@@ -145,6 +145,18 @@ def test_contrast_is_what_the_instruction_adds(tiny, template):
     assert found["seed_contrast_near"].to_numpy() == pytest.approx(loss("near") - loss("instruction"), abs=1e-5)
 
 
+def test_pairs_over_the_context_are_left_out_and_counted(tiny, template, caplog):
+    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    rows = [{"id": str(n), "set": "seed", "instruction": f"Which {n}?", "other": "What?", "near": "Which?", "response": f"This {n}."} for n in range(4)]
+    rows[1]["other"] = rows[2]["response"] = "word " * engine.context
+    assert [row["id"] for row in proof.fitting(rows, engine, template, None, 0)] == ["0", "3"]
+    assert "2 of 4 held-out pairs exceed the model's context" in caplog.text
+    with pytest.raises(ValueError, match=rf"none of 4 held-out pairs fits the model's context of {engine.context} tokens"):
+        proof.fitting(rows, engine, template, None, engine.context)
+    # What fits is measured, and no more is said to exceed it.
+    assert set(proof.measure([rows[0], rows[3]], engine, template, None)["id"]) == {"0", "3"}
+
+
 def planted(effects: dict[str, float], noise: float, pairs: int = 40, seeds: int = 3, sizes: tuple[str, ...] = ("20", "80")) -> pd.DataFrame:
     """A loss that sees `effects` and one that sees nothing; pairs differ far more than arms do."""
     rng = np.random.default_rng(0)

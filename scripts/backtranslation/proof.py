@@ -8,6 +8,7 @@ import pandas as pd
 
 from backtranslation.engines import TransformersEngine
 from backtranslation.evaluation import mean_logprobs
+from backtranslation.logs import warn
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template
 
@@ -40,6 +41,27 @@ PUBLISHED = {
 """The paper's alpha in w = alpha log N + C for other instruction sets; its w is a win rate in per cent."""
 
 
+INSTRUCTIONS = ("instruction", "other", "near")
+"""What the response of a held-out pair is measured given."""
+
+
+def fitting(pairs: list[Row], engine: TransformersEngine, template: Template, system: str | None, answer_tokens: int) -> list[Row]:
+    """The pairs that the model reads given each of their instructions, with room for an answer of `answer_tokens`; a warning says how many others there are.
+
+    Alike for all arms, which have the same tokenizer and context. Raises ValueError when none is left.
+    """
+
+    def tokens(row: Row) -> int:
+        return max(len(template.prompt(row[name], system)) for name in INSTRUCTIONS) + max(answer_tokens, len(template.completion(row["response"])))
+
+    kept = [row for row in pairs if tokens(row) <= engine.context]
+    if not kept:
+        raise ValueError(f"proof: none of {len(pairs)} held-out pairs fits the model's context of {engine.context} tokens")
+    if len(kept) < len(pairs):
+        warn(f"{len(pairs) - len(kept)} of {len(pairs)} held-out pairs exceed the model's context of {engine.context} tokens and are not measured")
+    return kept
+
+
 def measure(
     pairs: list[Row], engine: TransformersEngine, template: Template, system: str | None, work: WorkFile | None = None
 ) -> pd.DataFrame:
@@ -51,7 +73,7 @@ def measure(
     """
     answers = [template.completion(row["response"]) for row in pairs]
     found = {}
-    for name in ("instruction", "other", "near"):
+    for name in INSTRUCTIONS:
         prompts = [template.prompt(row[name], system) for row in pairs]
         keys = [f"{name} {row['id']}" for row in pairs]
         # In the type in which the model computes them, after a stop too.
