@@ -131,6 +131,8 @@ def test_shipped_configurations_are_valid(path):
         ("training: {final_learning_rate: 0.9}", r"training\.final_learning_rate: 0\.9 is not below training\.learning_rate, 0\.001"),
         ("training: {final_learning_rate: 2.0e-4}\nproof: {search: {learning_rate: [1.0e-3, 1.0e-4]}}", r"final_learning_rate: 0\.0002 is not below proof\.search\.learning_rate, 0\.0001"),
         ("proof: {arms: [a5]}\njudge: {signals: [instruction_gain]}", r"proof\.arms: a5 needs rating among judge\.signals"),
+        ("proof: {drawn: seed_win_rate_lc}", r"proof\.drawn: seed_win_rate_lc is not measured where proof\.answers is 0"),
+        ("proof: {drawn: corpus_loss, corpus_pairs: 0}", r"proof\.drawn: corpus_loss is not measured where proof\.corpus_pairs is 0"),
         ("corpus: {token_quantiles: [0.9, 0.1]}", r"corpus\.token_quantiles: 0\.9 is not below 0\.1"),
         ("{engine: vllm, precision: {quantization: nf4}}", r"vllm 0\.32 does not read weights in 4 bits by itself; use engine: transformers"),
         ("proof: {answers: 1}", r"proof\.answers: .*expected: number of prompts, 0 or from 2 on"),
