@@ -283,6 +283,8 @@ def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
     drawn = (tmp_path / "differences.svg").read_text()
     assert all(f">{text}<" in drawn for text in ("oracle against broken", "curated against random", "seed loss, nats a token", "n = 40 pairs"))
     assert ">seed contrast, nats a token<" not in drawn
+    plots.differences(compared[:0], figures, tmp_path / "none.svg")
+    assert ">no arms to compare<" in (tmp_path / "none.svg").read_text()
 
 
 def test_one_size_is_drawn_without_a_slope(tmp_path):
