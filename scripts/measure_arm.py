@@ -9,7 +9,8 @@ with logs.job(snakemake.log[0]):
     template = Template(models.load_tokenizer(base), params.template)
     adapter = Path(given.adapter).parent if given.adapter else None
     engine = engines.TransformersEngine(base, template.stop_id, adapter, batch_tokens=params.batch_tokens, **params.precision)
-    pairs, system = records.read(given.heldout), both_tags(params.tags)
+    system = both_tags(params.tags)
+    pairs = proof.fitting(records.read(given.heldout), engine, template, system, params.answer_tokens if params.answers else 0)
     shape = [pairs, models.identity(given.manifest, adapter), models.computed_in(params.precision["dtype"])]
     shape += [records.code_of(given.code), template.jinja, *params]
     work = records.WorkFile(Path(snakemake.output.values).parent / ".work", ["measure", *shape])

@@ -81,6 +81,8 @@ def test_forms_are_those_the_tools_read(tmp_path):
         (leaderboards.alpaca_eval, "q.json", '[{"instruction": "a"}, {"instruction": 3}]', r"q\.json: row 2: instruction: expected a text"),
         (leaderboards.mt_bench, "q.jsonl", '{"question_id": 1, "turns": ["a"]}\n{', r"q\.jsonl: row 2: not valid JSON"),
         (leaderboards.mt_bench, "q.jsonl", '{"question_id": "x", "turns": ["a"]}', r"q\.jsonl: row 1: question_id: expected a number"),
+        (leaderboards.mt_bench, "q.jsonl", '{"question_id": 1, "turns": ["a"]}\n{"question_id": 1, "turns": ["b"]}', r"q\.jsonl: row 2: question_id: expected a number that no other"),
+        (leaderboards.mt_bench, "q.jsonl", '{"question_id": 1, "category": ["math"], "turns": ["a"]}', r"q\.jsonl: row 1: category: expected a text"),
         (leaderboards.mt_bench, "q.jsonl", '{"question_id": 1, "turns": "a"}', r"q\.jsonl: row 1: turns: expected a list of texts"),
     ],
 )

@@ -145,6 +145,18 @@ def test_contrast_is_what_the_instruction_adds(tiny, template):
     assert found["seed_contrast_near"].to_numpy() == pytest.approx(loss("near") - loss("instruction"), abs=1e-5)
 
 
+def test_pairs_over_the_context_are_left_out_and_counted(tiny, template, caplog):
+    engine = engines.TransformersEngine(tiny, template.stop_id, dtype="float32")
+    rows = [{"id": str(n), "set": "seed", "instruction": f"Which {n}?", "other": "What?", "near": "Which?", "response": f"This {n}."} for n in range(4)]
+    rows[1]["other"] = rows[2]["response"] = "word " * engine.context
+    assert [row["id"] for row in proof.fitting(rows, engine, template, None, 0)] == ["0", "3"]
+    assert "2 of 4 held-out pairs exceed the model's context" in caplog.text
+    with pytest.raises(ValueError, match=rf"none of 4 held-out pairs fits the model's context of {engine.context} tokens"):
+        proof.fitting(rows, engine, template, None, engine.context)
+    # What fits is measured, and no more is said to exceed it.
+    assert set(proof.measure([rows[0], rows[3]], engine, template, None)["id"]) == {"0", "3"}
+
+
 def planted(effects: dict[str, float], noise: float, pairs: int = 40, seeds: int = 3, sizes: tuple[str, ...] = ("20", "80")) -> pd.DataFrame:
     """A loss that sees `effects` and one that sees nothing; pairs differ far more than arms do."""
     rng = np.random.default_rng(0)
@@ -206,7 +218,12 @@ def test_win_rates_touch_no_other_measure_and_count_as_much_as_their_judge():
     good = {"low": 0.6, "on": "preferences of people", "agreement": 0.7, "high": 0.8, "n": 40, "always_longer": 0.5, "consistent": 0.9, "first": 0.5}
     found, tried = proof.tuned(values.assign(steps=np.where(values["arm"] == "base", "any", "8")), ["steps"])
     assert len(found) == len(values) and set(found["arm"]) == set(EFFECTS) and set(tried["measure"]) == set(values["measure"])
-    assert proof.summary(values, proof.comparisons(values, 42), 42, good)["measure"] == "seed_win_rate"
+    figures = proof.summary(values, proof.comparisons(values, 42), 42, good)
+    assert figures["measure"] == "seed_win_rate"
+    # Against the untouched model it is one half that a win rate must be clear of.
+    rate = values.loc[(values["arm"] == "curated") & (values["measure"] == "seed_win_rate"), "value"].mean()
+    assert figures["curated_vs_base_diff"] == pytest.approx(0.5 - rate) and figures["curated_vs_base_low"] <= 0.5 - rate <= figures["curated_vs_base_high"]
+    assert any(said.startswith("curated is ") and " base: " in said for said in figures["words"])
     # A judge that is not shown to agree with people decides nothing.
     bad = {**good, "agreement": 0.5, "low": 0.4}
     figures = proof.summary(values, proof.comparisons(values, 42), 42, bad)
@@ -225,6 +242,11 @@ def test_a_measure_that_cannot_tell_right_from_wrong_judges_nothing():
     values = planted({**EFFECTS, "oracle": 0.0}, 0.3)
     figures = proof.summary(values, proof.comparisons(values, 42), 42)
     assert figures["admitted"] == [] and "nothing below can judge curation" in figures["words"][0]
+    # What comes nearest does so in any unit; answers that are all alike, which no judge can tell apart, do not.
+    values.loc[values["measure"] == "seed_loss", "value"] *= 1000
+    ties = values[values["measure"] == "seed_loss"].assign(measure="seed_win_rate", value=0.5)
+    values = pd.concat([values, ties], ignore_index=True)
+    assert proof.summary(values, proof.comparisons(values, 42), 42)["measure"] == figures["measure"]
 
 
 def test_without_true_instructions_the_seed_is_the_control():
@@ -261,6 +283,8 @@ def test_figures_are_drawn_of_what_was_measured_alone(tmp_path):
     drawn = (tmp_path / "differences.svg").read_text()
     assert all(f">{text}<" in drawn for text in ("oracle against broken", "curated against random", "seed loss, nats a token", "n = 40 pairs"))
     assert ">seed contrast, nats a token<" not in drawn
+    plots.differences(compared[:0], figures, tmp_path / "none.svg")
+    assert ">no arms to compare<" in (tmp_path / "none.svg").read_text()
 
 
 def test_one_size_is_drawn_without_a_slope(tmp_path):
@@ -354,6 +378,9 @@ def served(monkeypatch):
                     "page": (200, "text/html", "<html>Welcome</html>"),
                     "broken": (200, kind, '{"id": "1", "cho'),
                     "other": (200, kind, '{"error": "no such path"}'),
+                    "bare": (200, kind, json.dumps({**body, "choices": [{"index": 0}]})),
+                    "parts": (200, kind, json.dumps({**body, "choices": [{"index": 0, "message": {"role": "assistant", "content": [{"text": "Score: 1"}]}}]})),
+                    "text": (200, kind, json.dumps({**body, "choices": "Score: 1"})),
                 }[odd[1]]
             self.send_response(status)
             self.send_header("Content-Type", kind)
@@ -371,7 +398,7 @@ def served(monkeypatch):
     server.shutdown()
 
 
-@pytest.mark.parametrize("odd", ["page", "broken", "other"])
+@pytest.mark.parametrize("odd", ["page", "broken", "other", "bare", "parts", "text"])
 def test_what_is_no_verdict_of_a_judge_is_said_in_a_sentence(served, odd):
     rows = [{"id": odd, "instruction": f"odd {odd}", "own": "a", "other": "bb"}]
     with pytest.raises(JudgeError, match=rf"proof\.judge: {served.address}, model judge-1: what it answered is no (JSON|chat completion)"):

@@ -91,7 +91,8 @@ def heldout(
     words (Jaccard index). A set in which all ask for the same is left out; raises ArmError when none is left.
     """
     drawn, lengths = {row["id"] for row in sample}, [len(row["text"]) for row in sample]
-    left = [row for row in segments if row["true_instruction"] and row["id"] not in drawn and min(lengths) <= len(row["text"]) <= max(lengths)]
+    shortest, longest = min(lengths), max(lengths)
+    left = [row for row in segments if row["true_instruction"] and row["id"] not in drawn and shortest <= len(row["text"]) <= longest]
     rng = np.random.default_rng(random_seed)
     chosen = ({**left[at], "instruction": left[at]["true_instruction"], "response": left[at]["text"]} for at in rng.permutation(len(left)))
     trained = [("seed", row["instruction"], row["response"]) for row in train]

@@ -111,6 +111,10 @@ def check_proof(config: dict[str, Any]) -> None:
         raise SettingsError("proof.arms: single needs generation.candidates above 1, or it is curated")
     if proof["answers"] and "base" not in proof["arms"]:
         raise SettingsError("proof.arms: proof.answers needs base, against whose answers others are judged")
+    drawn = proof["drawn"] or ""
+    for part, key in (("win_rate", "answers"), ("corpus_", "corpus_pairs")):
+        if part in drawn and not proof[key]:
+            raise SettingsError(f"proof.drawn: {drawn} is not measured where proof.{key} is 0")
     preferences = proof["preferences"]
     if preferences:
         if not Path(preferences).is_file():

@@ -65,11 +65,12 @@ def alpaca_eval(path: Path) -> list[Question]:
 
 def mt_bench(path: Path) -> list[Question]:
     """MT-bench's question.jsonl, with `question_id`, `category` and `turns`. Raises LeaderboardError naming file, row and field."""
-    found = []
+    found: list[Question] = []
     for number, row in enumerate(_rows(path), 1):
-        _field(path, number, row, "question_id", lambda value: isinstance(value, int), "a number")
+        _field(path, number, row, "question_id", lambda value: isinstance(value, int) and str(value) not in [question.id for question in found], "a number that no other row has")
+        _field(path, number, row, "category", lambda value: value is None or isinstance(value, str), "a text")
         _field(path, number, row, "turns", lambda turns: isinstance(turns, list) and bool(turns) and all(isinstance(turn, str) for turn in turns), "a list of texts")
-        found.append(Question(str(row["question_id"]), row["turns"], TEMPERATURES.get(row.get("category", ""), 0.7), row))
+        found.append(Question(str(row["question_id"]), row["turns"], TEMPERATURES.get(row.get("category") or "", 0.7), row))
     return found
 
 

@@ -63,7 +63,7 @@ class ServedJudge:
         # Only needed here, and it takes a second to import.
         import openai
 
-        self.server, self.model, self.error, self.completion = server, model, openai.APIError, openai.types.chat.ChatCompletion
+        self.server, self.model, self.error = server, model, openai.APIError
         # Servers on one's own machine ask for no token, but the client does.
         self.client = openai.OpenAI(base_url=server, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=6)
 
@@ -95,11 +95,12 @@ class ServedJudge:
         except ValueError:
             raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no JSON") from None
         # A wrong address may lead to a page, and the client checks nothing.
-        if not isinstance(answer, self.completion) or answer.choices is None:
-            raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no chat completion; is the address that of its API, up to /v1?")
-        written = answer.choices[0].message.content if answer.choices else None
-        # The last one: a verdict may speak of both before it decides.
-        found = re.findall(r"Score:\W*([12])\b(?!\.\d)", written or "")
+        try:
+            written = answer.choices[0].message.content if len(answer.choices) else None
+            # The last one: a verdict may speak of both before it decides.
+            found = re.findall(r"Score:\W*([12])\b(?!\.\d)", written or "")
+        except (AttributeError, LookupError, TypeError):
+            raise JudgeError(f"proof.judge: {self.server}, model {self.model}: what it answered is no chat completion; is the address that of its API, up to /v1?") from None
         return float(found[-1] == "1") if found else math.nan
 
 

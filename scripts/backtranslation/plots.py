@@ -371,7 +371,7 @@ def differences(compared: pd.DataFrame, summary: Row, path: str | Path) -> None:
                 axes.errorbar(value, at, xerr=[[max(0, value - low)], [max(0, high - value)]], fmt="o", color=color, markersize=4, capsize=2)
         axes.axvline(0, color="black", linewidth=1, linestyle=":")
         axes.locator_params(axis="x", nbins=4)
-        axes.set(xlabel=_with_unit(measure), yticks=range(len(names)), yticklabels=labels, ylim=(-0.6, len(names) - 0.4), title=f"n = {part['pairs'].max()} pairs")
+        axes.set(xlabel=_with_unit(measure), yticks=range(len(names)), yticklabels=labels, ylim=(-0.6, len(names) - 0.4), title=f"n = {part['pairs'].max()} pairs" if len(part) else "no arms to compare")
     _below(figure, "left of the line the first arm is better; 95 % intervals over pairs and training seeds")
     _save(figure, path)
 

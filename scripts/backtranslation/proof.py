@@ -8,6 +8,7 @@ import pandas as pd
 
 from backtranslation.engines import TransformersEngine
 from backtranslation.evaluation import mean_logprobs
+from backtranslation.logs import warn
 from backtranslation.records import Row, WorkFile
 from backtranslation.templates import Template
 
@@ -40,6 +41,27 @@ PUBLISHED = {
 """The paper's alpha in w = alpha log N + C for other instruction sets; its w is a win rate in per cent."""
 
 
+INSTRUCTIONS = ("instruction", "other", "near")
+"""What the response of a held-out pair is measured given."""
+
+
+def fitting(pairs: list[Row], engine: TransformersEngine, template: Template, system: str | None, answer_tokens: int) -> list[Row]:
+    """The pairs that the model reads given each of their instructions, with room for an answer of `answer_tokens`; a warning says how many others there are.
+
+    Alike for all arms, which have the same tokenizer and context. Raises ValueError when none is left.
+    """
+
+    def tokens(row: Row) -> int:
+        return max(len(template.prompt(row[name], system)) for name in INSTRUCTIONS) + max(answer_tokens, len(template.completion(row["response"])))
+
+    kept = [row for row in pairs if tokens(row) <= engine.context]
+    if not kept:
+        raise ValueError(f"proof: none of {len(pairs)} held-out pairs fits the model's context of {engine.context} tokens")
+    if len(kept) < len(pairs):
+        warn(f"{len(pairs) - len(kept)} of {len(pairs)} held-out pairs exceed the model's context of {engine.context} tokens and are not measured")
+    return kept
+
+
 def measure(
     pairs: list[Row], engine: TransformersEngine, template: Template, system: str | None, work: WorkFile | None = None
 ) -> pd.DataFrame:
@@ -51,7 +73,7 @@ def measure(
     """
     answers = [template.completion(row["response"]) for row in pairs]
     found = {}
-    for name in ("instruction", "other", "near"):
+    for name in INSTRUCTIONS:
         prompts = [template.prompt(row[name], system) for row in pairs]
         keys = [f"{name} {row['id']}" for row in pairs]
         # In the type in which the model computes them, after a stop too.
@@ -71,7 +93,12 @@ def _sign(measure: str) -> int:
 
 
 def _matrix(values: pd.DataFrame, arm: str, measure: str, size: str | None = None) -> np.ndarray | None:
-    """Values of an arm by seed and pair, shape [seeds, pairs], over its sizes averaged; None where there are none."""
+    """Values of an arm by seed and pair, shape [seeds, pairs], over its sizes averaged; None where there are none.
+
+    Win rates are those against the untouched model, which nobody judges against itself: it has one half, of shape [1, 1].
+    """
+    if arm == "base" and "win_rate" in measure:
+        return np.full((1, 1), 0.5)
     found = values[(values["arm"] == arm) & (values["measure"] == measure)]
     if size is not None:
         found = found[found["size"] == size]
@@ -133,11 +160,11 @@ def comparisons(values: pd.DataFrame, random_seed: int) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["comparison", "measure", "difference", "low", "high", "seeds", "pairs", "says"])
 
 
-def admitted(compared: pd.DataFrame) -> list[str]:
-    """The measures by which right instructions are told from wrong ones, the clearest first."""
-    found = compared[(compared["comparison"] == "oracle_vs_broken") & (compared["high"] < 0)]
+def _controlled(compared: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the control, the measure first that tells right instructions from wrong ones most clearly, whatever its unit."""
+    found = compared[compared["comparison"] == "oracle_vs_broken"]
     clear = found["difference"] / (found["high"] - found["low"])
-    return list(found.loc[clear.sort_values().index, "measure"])
+    return found.loc[clear.sort_values().index]
 
 
 def _worthless(judge: Row | None) -> bool:
@@ -152,11 +179,9 @@ def clearest(values: pd.DataFrame, compared: pd.DataFrame, judge: Row | None = N
     """
     if _worthless(judge):
         values, compared = (frame[~frame["measure"].str.contains("win_rate")] for frame in (values, compared))
-    good = admitted(compared)
-    control = compared[compared["comparison"] == "oracle_vs_broken"]
-    if good or not len(control):
-        return (good or list(values["measure"]))[0], good
-    return str(control.loc[control["high"].idxmin(), "measure"]), good
+    control = _controlled(compared)
+    good = list(control.loc[control["high"] < 0, "measure"])
+    return [*good, *control["measure"], *values["measure"].unique()][0], good
 
 
 def tuned(values: pd.DataFrame, search: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
