@@ -74,18 +74,7 @@ rule all:
         "<results>/release/data/messages.jsonl",
         "<results>/release/data/README.md",
         "<results>/forward/model/README.md",
-        # A job that fails leaves its old output deleted, and Snakemake makes what is missing in between only
-        # for a target; else the next run would take what was made from the old output for current.
-        "<results>/seed/train.parquet",
-        of_parts("<results>/corpus/parts/{part}.parquet"),
-        "<results>/corpus/segments.parquet",
-        "<results>/corpus/sample.parquet",
-        "<results>/backward/adapter/training.json",
-        gather.shard("<results>/augment/shards/{scatteritem}.parquet"),
-        "<results>/augment/candidates.parquet",
-        iterations("<results>/audit/{iteration}/audit.json"),
-        rated_shards,
-        iterations("<results>/curation/{iteration}/curated.parquet"),
+        on_the_way,
         iterations("<results>/forward/{iteration}/adapter/training.json", first=0),
     message:
         "Done: curated set, forward model and report tables are in results/{config[name]}"
@@ -116,6 +105,7 @@ rule proof:
         "<results>/proof/words.tsv",
         "<results>/proof/quality.svg",
         "<results>/proof/win_rates.svg" if config["proof"]["answers"] else [],
+        on_the_way_to_proof,
     message:
         "The proof is made: results/{config[name]}/arms.tsv and summary.json"
 

@@ -194,6 +194,32 @@ def rated_shards(wildcards):
     ]
 
 
+def on_the_way(wildcards):
+    """What is made on the way to the rated candidates and the curated set.
+
+    A job that fails leaves its old output deleted, and Snakemake makes what is missing in between only
+    for a target; else the next run would take what was made from the old output for current.
+    """
+    by_base = config["judge"]["model"] or config["judge"]["first"] == "base"
+    adapters = iterations(
+        "<results>/forward/{iteration}/adapter/training.json", first=int(bool(by_base))
+    )
+    return [
+        "<results>/seed/train.parquet",
+        *of_parts("<results>/corpus/parts/{part}.parquet"),
+        "<results>/corpus/segments.parquet",
+        "<results>/corpus/sample.parquet",
+        "<results>/backward/adapter/training.json",
+        *gather.shard("<results>/augment/shards/{scatteritem}.parquet"),
+        "<results>/augment/candidates.parquet",
+        *iterations("<results>/audit/{iteration}/audit.json")(wildcards),
+        *rated_shards(wildcards),
+        *iterations("<results>/curation/{iteration}/curated.parquet")(wildcards),
+        # Of the models that judge; the last one does not.
+        *adapters(wildcards)[:-1],
+    ]
+
+
 def chosen(path):
     """The file of the iteration that the run ends with."""
 
@@ -289,6 +315,20 @@ def judged(path):
 def untouched(path):
     """The file of the untouched model's cell, where there is one."""
     return [file for file in cells(path) if "/arm~base/" in file]
+
+
+def on_the_way_to_proof(wildcards):
+    """What is made on the way to the proof; see `on_the_way`."""
+    adapters = cells("<results>/proof/{cell}/adapter/training.json")
+    candidates = any(cell["arm"] not in grid.UNAUGMENTED for cell in CELLS)
+    return [
+        *(on_the_way(wildcards) if candidates else ["<results>/seed/train.parquet"]),
+        "<results>/proof/heldout.parquet",
+        *cells("<results>/proof/{cell}/examples.parquet"),
+        *[file for file in adapters if "/arm~base/" not in file],
+        *cells("<results>/proof/{cell}/values.tsv"),
+        *judged("<results>/proof/{cell}/wins.tsv"),
+    ]
 
 
 def cell_adapter(wildcards):

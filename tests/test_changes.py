@@ -5,7 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import yaml
 from conftest import ROOT, run_snakemake
 from walk_keys import leaves, pretend_finished
@@ -34,6 +36,26 @@ def test_a_folder_that_was_moved_does_nothing_again(tmp_path, monkeypatch):
     (tmp_path / "here").rename(tmp_path / "there")
     code, printed = run_snakemake(tmp_path / "there", "--snakefile", "Snakefile", "--dry-run")
     assert code == 0 and "Nothing to be done" in printed, printed
+
+
+@pytest.mark.parametrize(
+    "target, lost, made",
+    [
+        ("proof", "proof/arm~random/n~20/seed~2/adapter/training.json", {"train_arm": "1", "measure_arm": "1"}),
+        ("proof", "augment/shards/1-of-1.parquet", {"write_instructions": "1", "gate_candidates": "1", "train_arm": "12"}),
+        ("all", "augment/shards/1-of-1.parquet", {"write_instructions": "1", "gate_candidates": "1", "train_forward": "1"}),
+    ],
+)
+def test_what_a_failed_job_left_deleted_is_made_again_with_all_that_follows(tmp_path, monkeypatch, target, lost, made):
+    monkeypatch.chdir(tmp_path)
+    Path("config").symlink_to(ROOT / "config")
+    configured = ("--cores", "1", "--configfile", "config/proof.yaml")
+    pretend_finished(lambda *arguments: run_snakemake(tmp_path, *arguments, *configured)[1], target)
+    code, printed = run_snakemake(tmp_path, target, *configured, "--dry-run")
+    assert code == 0 and "Nothing to be done" in printed, printed
+    Path("results/proof", lost).unlink()
+    code, printed = run_snakemake(tmp_path, target, *configured, "--dry-run")
+    assert code == 0 and made.items() <= dict(re.findall(r"^(\w+) +(\d+)$", printed, re.MULTILINE)).items(), printed
 
 
 def test_a_run_that_goes_part_of_the_way_says_nothing_of_the_end(snakemake):
