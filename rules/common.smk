@@ -5,6 +5,7 @@ import shlex
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from snakemake.exceptions import WorkflowError
@@ -200,10 +201,10 @@ def on_the_way(wildcards):
     A job that fails leaves its old output deleted, and Snakemake makes what is missing in between only
     for a target; else the next run would take what was made from the old output for current.
     """
-    by_base = config["judge"]["model"] or config["judge"]["first"] == "base"
-    adapters = iterations(
-        "<results>/forward/{iteration}/adapter/training.json", first=int(bool(by_base))
-    )
+    judges = [
+        judge_adapter(SimpleNamespace(iteration=t))
+        for t in range(1, iterations_made()["last"] + 1)
+    ]
     return [
         "<results>/seed/train.parquet",
         *of_parts("<results>/corpus/parts/{part}.parquet"),
@@ -215,8 +216,7 @@ def on_the_way(wildcards):
         *iterations("<results>/audit/{iteration}/audit.json")(wildcards),
         *rated_shards(wildcards),
         *iterations("<results>/curation/{iteration}/curated.parquet")(wildcards),
-        # Of the models that judge; the last one does not.
-        *adapters(wildcards)[:-1],
+        *[adapter for adapter in judges if adapter],
     ]
 
 
@@ -305,11 +305,14 @@ def cell_of(wildcards):
     return dict(wildcards.items())
 
 
+def trained(path):
+    """The file of every cell in which a model is trained, so of all but the untouched model's."""
+    return [file for file in cells(path) if "/arm~base/" not in file]
+
+
 def judged(path):
     """The file of every cell whose answers are judged, against those of the untouched model; none without answers."""
-    if not config["proof"]["answers"]:
-        return []
-    return [file for file in cells(path) if "/arm~base/" not in file]
+    return trained(path) if config["proof"]["answers"] else []
 
 
 def untouched(path):
@@ -319,13 +322,12 @@ def untouched(path):
 
 def on_the_way_to_proof(wildcards):
     """What is made on the way to the proof; see `on_the_way`."""
-    adapters = cells("<results>/proof/{cell}/adapter/training.json")
     candidates = any(cell["arm"] not in grid.UNAUGMENTED for cell in CELLS)
     return [
         *(on_the_way(wildcards) if candidates else ["<results>/seed/train.parquet"]),
         "<results>/proof/heldout.parquet",
         *cells("<results>/proof/{cell}/examples.parquet"),
-        *[file for file in adapters if "/arm~base/" not in file],
+        *trained("<results>/proof/{cell}/adapter/training.json"),
         *cells("<results>/proof/{cell}/values.tsv"),
         *judged("<results>/proof/{cell}/wins.tsv"),
     ]

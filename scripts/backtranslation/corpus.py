@@ -226,11 +226,11 @@ def sample(
     eligible = np.flatnonzero(fits & between)
     if not len(eligible):
         raise ValueError(f"corpus.sample: no segment is left of {len(ids)}; widen corpus.token_quantiles or corpus.tokens")
-    wanted = round(size * len(eligible)) if isinstance(size, float) and size <= 1 else int(size)
+    wanted = sample_size(size, len(eligible))
     if not wanted:
         raise ValueError(f"corpus.sample: {size:g} of {len(eligible)} segments is none; raise it")
     chosen = np.zeros(len(ids), dtype=bool)
-    for members, share in _shares(places[eligible], strata[eligible], weights, stratify, min(wanted, len(eligible))):
+    for members, share in _shares(places[eligible], strata[eligible], weights, stratify, wanted):
         chosen[eligible[members][np.argsort(_lots(ids[eligible[members]], random_seed))[:share]]] = True
     at = 0
     with writer(sample_path, SEGMENTS) as out, writer(dropped_path, DROPPED) as ledger:
@@ -254,6 +254,11 @@ def sample(
     if at != len(ids):
         raise RecordError(f"sample: {len(ids)} segments came in, {at} went out; each must end in exactly one place")
     return int(chosen.sum())
+
+
+def sample_size(size: float, available: int) -> int:
+    """How many of `available` segments `corpus.sample` asks for: a share of them where it is a float of at most 1, else at most that number."""
+    return round(size * available) if isinstance(size, float) and size <= 1 else min(int(size), available)
 
 
 def _drawable(path: str, token_counts: Callable[[list[str]], list[int]] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

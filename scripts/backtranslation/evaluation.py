@@ -1,6 +1,7 @@
 """Held-out losses of the backward and the forward models, and the round trip."""
 
 import gc
+import itertools
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -200,16 +201,16 @@ def round_trip(
         engine = engines.TransformersEngine(base, template.stop_id, adapter if model == "backward" else None, batch_tokens=batch_tokens, **precision)
         for name, rows in list(sets.items()):
             asked = [template.prompt(fill(prompt, response=row["response"])) for row in rows]
-            answers = [max(max_new_tokens, len(template.completion(row["instruction"]))) for row in rows]
-            fits = [len(ids) + room <= engine.context for ids, room in zip(asked, answers, strict=True)]
-            sets[name] = rows = [row for row, fit in zip(rows, fits, strict=True) if fit]
-            asked = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
+            true = [template.completion(row["instruction"]) for row in rows]
+            fits = [len(ids) + max(max_new_tokens, len(answer)) <= engine.context for ids, answer in zip(asked, true, strict=True)]
+            sets[name] = rows = list(itertools.compress(rows, fits))
+            asked, true = list(itertools.compress(asked, fits)), list(itertools.compress(true, fits))
             logger.info("%s, %s: %d pairs, %d over the context", model, name, len(rows), fits.count(False))
             if not rows:
                 del sets[name]
                 continue
             keys = [f"{model} {name} {row['id']}" for row in rows]
-            found = mean_logprobs([f"true {key}" for key in keys], asked, [template.completion(row["instruction"]) for row in rows], engine, work)
+            found = mean_logprobs([f"true {key}" for key in keys], asked, true, engine, work)
             texts = _greedy([f"written {key}" for key in keys], asked, engine, max_new_tokens, work)
             for row, text, value in zip(rows, texts, found, strict=True):
                 row[model] = {"written": text, "true_loss": -float(value), "chrf": sentence_chrf(text, [row["instruction"]]).score}

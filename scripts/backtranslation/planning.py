@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from backtranslation import audit, grid, models, segments, sources
+from backtranslation.corpus import sample_size
 from backtranslation.decontamination import protect, screen
 from backtranslation.engines import piece_tokens
 from backtranslation.evaluation import ANSWER_TOKENS
@@ -430,8 +431,7 @@ def _jobs(config: Row, count: TokenCounter, notes: list[str]) -> list[Job]:
     if not len(drawn):
         raise PlanError("corpus: no segment has as many tokens as corpus.tokens and corpus.token_quantiles ask for")
     notes.append(f"{available} segments in the corpus, those of {low:.0f} to {high:.0f} tokens are drawn from")
-    between, size = math.ceil(available * len(drawn) / len(lengths)), config["corpus"]["sample"]
-    sample = round(size * between) if isinstance(size, float) and size <= 1 else min(int(size), between)
+    sample = sample_size(config["corpus"]["sample"], math.ceil(available * len(drawn) / len(lengths)))
     text, question = drawn.mean(), count(fill(config["backward"]["prompt"], response=""))
     rubric = count(Path(judge["rubric"]).read_text(encoding="utf-8"))
     candidates = sample * generation["candidates"]
